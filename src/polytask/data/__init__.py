@@ -1,0 +1,21 @@
+"""Data: suites, how they are split, encoded and drawn from."""
+
+from polytask.data.batch import Batch
+from polytask.data.mixtures import JointRows, Mixture, TaskBatches
+from polytask.data.processor import Processor
+from polytask.data.splits import ColumnSplit, GroupSplit, RandomSplit, Split, TimeSplit
+from polytask.data.suite import Suite
+
+__all__ = [
+    "Batch",
+    "ColumnSplit",
+    "GroupSplit",
+    "JointRows",
+    "Mixture",
+    "Processor",
+    "RandomSplit",
+    "Split",
+    "Suite",
+    "TaskBatches",
+    "TimeSplit",
+]

@@ -1,0 +1,216 @@
+"""Processor: what turns rows into tensors; fitted on the training rows, saved with the weights.
+
+Numbers are median-imputed and standardised; categories become codes with 0 for "missing or never
+seen in training"; arrays are standardised by one mean and deviation. Nothing here ever looks at a
+validation or test row while fitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from polytask.data.batch import Batch
+from polytask.data.files import read_table
+from polytask.data.suite import Suite, expand_moment
+from polytask.errors import InputError, nearest
+from polytask.tasks import Task, kind_from_dict
+
+
+@dataclass(frozen=True)
+class Numeric:
+    median: float
+    mean: float
+    std: float
+
+    def encode(self, name: str, values: pa.ChunkedArray) -> NDArray:
+        try:
+            numbers = pc.cast(values, pa.float64()).to_numpy()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"column {name!r} holds text in a number column: {error}") from None
+        if np.isinf(numbers).any():
+            row = int(np.flatnonzero(np.isinf(numbers))[0])
+            raise InputError(f"column {name!r} holds an infinite number in data row {row + 1}")
+        numbers = np.where(np.isnan(numbers), self.median, numbers)
+        return ((numbers - self.mean) / self.std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    values: tuple[str, ...]
+
+    @property
+    def cardinality(self) -> int:
+        """Number of codes, the 0 of unknown values included."""
+        return len(self.values) + 1
+
+    def encode(self, name: str, values: pa.ChunkedArray) -> NDArray:
+        known = pa.array(self.values, type=pa.string())
+        codes = pc.index_in(pc.cast(values, pa.string()), value_set=known, skip_nulls=True)
+        return pc.fill_null(codes, -1).to_numpy().astype(np.int64) + 1
+
+
+@dataclass(frozen=True)
+class Array:
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+
+    def encode(self, name: str, values: pa.ChunkedArray) -> NDArray:
+        shape, flat = _flat(values)
+        if shape != self.shape:
+            raise InputError(f"column {name!r} holds arrays of shape {shape}, not {self.shape}")
+        numbers = flat.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
+        if not np.isfinite(numbers).all():
+            row = int(np.flatnonzero(~np.isfinite(numbers).reshape(len(values), -1).all(1))[0])
+            raise InputError(f"column {name!r} holds a number that is not finite, row {row + 1}")
+        return ((numbers - self.mean) / self.std).astype(np.float32)
+
+
+def _flat(values: pa.ChunkedArray) -> tuple[tuple[int, ...], pa.Array]:
+    flat = values.combine_chunks()
+    shape = []
+    while pa.types.is_fixed_size_list(flat.type):
+        shape.append(flat.type.list_size)
+        flat = flat.flatten()
+    return tuple(shape), flat
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Fitted encoders of the inputs and fitted kinds of the tasks.
+
+    This is also the specification a module is built from: ``numeric``, ``cardinalities``,
+    ``arrays`` and ``tasks`` say how wide every input and every head must be.
+    """
+
+    numeric: dict[str, Numeric]
+    categorical: dict[str, Categorical]
+    arrays: dict[str, Array]
+    tasks: tuple[Task, ...]
+
+    @classmethod
+    def fit(cls, suite: Suite) -> Processor:
+        train = suite.splits["train"].data
+        numeric: dict[str, Numeric] = {}
+        categorical: dict[str, Categorical] = {}
+        arrays: dict[str, Array] = {}
+        for name in suite.inputs:
+            values = train.column(name)
+            if pa.types.is_string(values.type):
+                seen = pc.unique(values.drop_null()).to_pylist()
+                categorical[name] = Categorical(tuple(sorted(seen)))
+            elif pa.types.is_fixed_size_list(values.type):
+                shape, flat = _flat(values)
+                std = pc.stddev(flat).as_py()
+                arrays[name] = Array(shape, pc.mean(flat).as_py(), std or 1.0)
+            else:
+                if values.null_count == len(values):
+                    raise InputError(f"column {name!r} has no value at all in the training rows")
+                median = pc.quantile(values, 0.5)[0].as_py()
+                filled = pc.cast(pc.fill_null(pc.cast(values, pa.float64()), median), pa.float64())
+                std = pc.stddev(filled).as_py()
+                numeric[name] = Numeric(float(median), pc.mean(filled).as_py(), std or 1.0)
+        tasks = tuple(
+            Task(t.name, t.kind.fitted(suite.labels(t, "train")), t.target) for t in suite.tasks
+        )
+        return cls(numeric, categorical, arrays, tasks)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        return tuple(c.cardinality for c in self.categorical.values())
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return (*self.numeric, *self.categorical, *self.arrays)
+
+    def task(self, name: str) -> Task:
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        names = [t.name for t in self.tasks]
+        raise InputError(f"task {name!r} is not one of this model's tasks{nearest(name, names)}")
+
+    def inputs(self, source: Any) -> Batch:
+        """Encode rows without labels (a file, table, data frame or dict)."""
+        table = read_table(source)
+        columns = _derived(table, self.input_names)
+        for name in self.input_names:
+            if name not in columns:
+                raise InputError(
+                    f"input column {name!r} is missing{nearest(name, table.column_names)}"
+                )
+        if table.num_rows == 0:
+            raise InputError("there are no rows to predict")
+        return Batch(self._encode(columns), {}, {})
+
+    def encode(self, suite: Suite, split: str) -> Batch:
+        """Encode one split of a suite, labels included."""
+        data = suite.splits[split].data
+        columns = {name: data.column(name) for name in self.input_names}
+        targets, masks = {}, {}
+        for task in self.tasks:
+            try:
+                target, mask = task.kind.encode(data.column(task.target))
+            except InputError as error:
+                raise InputError(f"target {task.target!r}, split {split!r}: {error}") from None
+            targets[task.name] = torch.from_numpy(target)
+            masks[task.name] = torch.from_numpy(np.ascontiguousarray(mask))
+        return Batch(self._encode(columns), targets, masks)
+
+    def _encode(self, columns: Mapping[str, pa.ChunkedArray]) -> dict[str, torch.Tensor]:
+        # Filled column by column: the float64 copy that Arrow hands out lives for one column only.
+        rows = len(next(iter(columns.values())))
+        inputs: dict[str, torch.Tensor] = {}
+        if self.numeric:
+            numbers = np.empty((rows, len(self.numeric)), np.float32)
+            for i, (name, encoder) in enumerate(self.numeric.items()):
+                numbers[:, i] = encoder.encode(name, columns[name])
+            inputs["numeric"] = torch.from_numpy(numbers)
+        if self.categorical:
+            codes = np.empty((rows, len(self.categorical)), np.int64)
+            for i, (name, category) in enumerate(self.categorical.items()):
+                codes[:, i] = category.encode(name, columns[name])
+            inputs["categorical"] = torch.from_numpy(codes)
+        for name, array in self.arrays.items():
+            inputs[name] = torch.from_numpy(array.encode(name, columns[name]))
+        return inputs
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "numeric": {k: vars(v) for k, v in self.numeric.items()},
+            "categorical": {k: list(v.values) for k, v in self.categorical.items()},
+            "arrays": {k: vars(v) for k, v in self.arrays.items()},
+            "tasks": [
+                {"name": t.name, "target": t.target, "kind": t.kind.to_dict()} for t in self.tasks
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Processor:
+        return cls(
+            {k: Numeric(**v) for k, v in data["numeric"].items()},
+            {k: Categorical(tuple(v)) for k, v in data["categorical"].items()},
+            {k: Array(**{**v, "shape": tuple(v["shape"])}) for k, v in data["arrays"].items()},
+            tuple(
+                Task(t["name"], kind_from_dict(t["kind"]), t["target"]) for t in data["tasks"]
+            ),
+        )
+
+
+def _derived(table: pa.Table, names: tuple[str, ...]) -> dict[str, pa.ChunkedArray]:
+    """The table's columns, moments expanded the way the suite expanded them."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name in table.column_names:
+        if name not in names and f"{name}.day" in names:
+            columns |= expand_moment(name, table[name])
+        else:
+            columns[name] = table[name]
+    return columns

@@ -1,0 +1,523 @@
+"""Suite: the tasks, the examples and how they are split; what is asked, before any model.
+
+One Arrow table per split holds inputs and labels side by side. A row may carry labels for all
+tasks or for some: a missing label is a null. Tasks that each come with rows of their own are the
+same thing with more nulls, so nothing downstream needs a second form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polytask.data.files import cache_dir, read_table
+from polytask.data.splits import SPLITS, RandomSplit, Split, parse_split
+from polytask.errors import InputError, nearest
+from polytask.tasks import KINDS, Classification, Kind, Regression, Task, kind_from_dict
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_CACHE_FORMAT = 1
+_MAX_CLASSES_OF_NUMBERS = 10  # whole-number targets with more values than this are regressions
+_MOSTLY_NUMBERS = 0.9
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks + inputs + one data set per split.
+
+    Attributes:
+        name: shown in reports.
+        tasks: what is predicted, kinds not yet fitted (a learner fits them on ``train``).
+        inputs: names of the input columns.
+        splits: ``train``, ``validation`` and ``test`` as ``datasets.Dataset``.
+        fingerprint: hash of the content and of how it was read; the key of every cache.
+        about: source, split and notes, for people.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    inputs: tuple[str, ...]
+    splits: Mapping[str, Dataset]
+    fingerprint: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_table(
+        cls,
+        source: Any,
+        targets: Sequence[str] | Mapping[str, Any],
+        *,
+        name: str | None = None,
+        split: Split | str | None = None,
+        exclude: Iterable[str] | Mapping[str, str] = (),
+        inputs: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+        about: str = "",
+    ) -> Suite:
+        """A suite from one table.
+
+        Args:
+            source: a file (CSV, TSV, Parquet, Arrow, JSON lines), Arrow table, data frame or dict.
+            targets: target columns; a mapping gives a kind to each: ``"regression"``,
+                ``{"kind": "regression", "unit": "EUR"}``, a ``Kind``, or None to infer it.
+            split: a ``Split`` or its text (``time:COLUMN``, ...); random 60/20/20 by default.
+            exclude: columns that are not inputs; a mapping gives the reason of each.
+            inputs: read a column as ``"categorical"`` or ``"numeric"`` whatever its type.
+        """
+        splitter = parse_split(split) if isinstance(split, str) else split or RandomSplit()
+        options = {
+            "format": _CACHE_FORMAT,
+            "targets": _plain_targets(targets),
+            "split": [type(splitter).__name__, str(splitter), *_public(splitter)],
+            "exclude": dict(exclude) if isinstance(exclude, Mapping) else sorted(exclude),
+            "inputs": dict(inputs or {}),
+            "notes": list(notes),
+            "about": about,
+        }
+        is_file = isinstance(source, str | os.PathLike)
+        label = name or (Path(source).stem if is_file else "table")
+        options["name"] = label
+        if is_file and Path(source).is_file():
+            key = _hash_file(Path(source), options)
+            folder = cache_dir() / "suites" / key
+            if not (folder / "suite.json").exists():
+                built = _build(read_table(source), options, splitter, targets)
+                _store(built, folder)
+            return cls.load(folder)
+        table = read_table(source)
+        built = _build(table, options, splitter, targets)
+        return _in_memory(built, _hash_table(table, options))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Suite:
+        """The suite that was stored in a folder; its tables are mapped, not read into memory."""
+        from datasets import Dataset
+
+        folder = Path(folder)
+        meta = json.loads((folder / "suite.json").read_text())
+        return cls(
+            name=meta["name"],
+            tasks=tuple(
+                Task(t["name"], kind_from_dict(t["kind"]), t["target"]) for t in meta["tasks"]
+            ),
+            inputs=tuple(meta["inputs"]),
+            splits={s: Dataset.from_file(str(folder / f"{s}.arrow")) for s in SPLITS},
+            fingerprint=folder.name,
+            about=meta["about"],
+        )
+
+    def only(self, *names: str) -> Suite:
+        """The same rows and inputs with fewer tasks."""
+        known = [t.name for t in self.tasks]
+        for name in names:
+            if name not in known:
+                raise InputError(f"task {name!r} is not in suite {self.name!r}{nearest(name, known)}")
+        if not names:
+            raise InputError("only() needs at least one task name")
+        return replace(self, tasks=tuple(t for t in self.tasks if t.name in names))
+
+    def table(self, split: str) -> pa.Table:
+        """One split as an Arrow table (memory-mapped where the suite came from a file)."""
+        if split not in self.splits:
+            raise InputError(f"split {split!r} is not in the suite{nearest(split, self.splits)}")
+        return self.splits[split].with_format("arrow")[:]
+
+    def labels(self, task: Task, split: str) -> pa.ChunkedArray:
+        return self.splits[split].data.column(task.target)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(t.name for t in self.tasks)
+
+    def validate(self) -> Suite:
+        """Refuse, in one sentence, what would fail or mislead later; returns self."""
+        for task in self.tasks:
+            for split in SPLITS:
+                _check_labels(task, self.labels(task, split), self.labels(task, "train"), split)
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """What is asked, as plain data: tasks, kinds, labelled rows per split, notes."""
+        tasks = []
+        for task in self.tasks:
+            labelled = {
+                s: len(self.labels(task, s)) - self.labels(task, s).null_count for s in SPLITS
+            }
+            kind = task.kind.fitted(self.labels(task, "train"))
+            tasks.append(
+                {
+                    "name": task.name,
+                    "kind": kind.name,
+                    "unit": getattr(kind, "unit", None) or None,
+                    "metric": kind.primary.name,
+                    "higher_is_better": kind.primary.higher_is_better,
+                    "metrics": {m.name: m.higher_is_better for m in kind.metrics},
+                    "labelled": labelled,
+                    "classes": [str(c) for c in getattr(kind, "classes", ())] or None,
+                }
+            )
+        return {
+            "name": self.name,
+            "source": self.about.get("source", ""),
+            "split": self.about.get("split", ""),
+            "inputs": len(self.inputs),
+            "rows": {s: len(d) for s, d in self.splits.items()},
+            "tasks": tasks,
+            "notes": list(self.about.get("notes", ())),
+        }
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A table that passed every check, with its split, not yet stored."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    inputs: tuple[str, ...]
+    table: pa.Table
+    parts: np.ndarray
+    about: dict[str, Any]
+
+    def batches(self, part: int) -> Iterable[pa.RecordBatch]:
+        """The rows of one split, a block at a time, so that storing never doubles the memory."""
+        start = 0
+        for batch in self.table.to_batches(max_chunksize=65_536):
+            mine = self.parts[start : start + batch.num_rows] == part
+            start += batch.num_rows
+            yield batch.filter(pa.array(mine))
+
+
+def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Built:
+    if table.num_rows == 0:
+        raise InputError(f"{options['name']!r} has a header but no rows")
+    notes = list(options["notes"])
+    wanted = _target_map(targets, table.column_names)
+    excluded = options["exclude"]
+    for column in [*excluded, *options["inputs"]]:
+        if column not in table.column_names:
+            raise InputError(
+                f"column {column!r} is not in the table{nearest(column, table.column_names)}"
+            )
+    if isinstance(excluded, Mapping):
+        notes += [f"column {c!r} is left out: {why}" for c, why in excluded.items()]
+    tasks = tuple(
+        Task(name, _infer_kind(name, table[column], kind), column)
+        for name, (column, kind) in wanted.items()
+    )
+    for task in tasks:
+        table = _with_target(table, task)
+    parts = splitter.assign(table)
+    aside = {task.target for task in tasks} | set(excluded) | {splitter.uses}
+    table, inputs, more = _inputs(table, aside, options["inputs"])
+    if not inputs:
+        raise InputError(f"{options['name']!r} has no input columns left besides the targets")
+    table = table.select([*inputs, *dict.fromkeys(task.target for task in tasks)])
+    for task in tasks:
+        labels = table[task.target]
+        train = labels.filter(pa.array(parts == 0))
+        for code, split in enumerate(SPLITS):
+            _check_labels(task, labels.filter(pa.array(parts == code)), train, split)
+    about = {
+        "source": options["about"],
+        "split": str(splitter),
+        "notes": notes + more,
+    }
+    return _Built(options["name"], tasks, inputs, table, parts, about)
+
+
+def _in_memory(built: _Built, fingerprint: str) -> Suite:
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    def dataset(part: int) -> Dataset:
+        rows = pa.Table.from_batches(built.batches(part), schema=built.table.schema)
+        return Dataset(InMemoryTable(rows.combine_chunks()))
+
+    return Suite(
+        built.name,
+        built.tasks,
+        built.inputs,
+        {s: dataset(i) for i, s in enumerate(SPLITS)},
+        fingerprint,
+        built.about,
+    )
+
+
+def _store(built: _Built, folder: Path) -> None:
+    """Write aside, then rename: another process sees a whole suite or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        for part, split in enumerate(SPLITS):
+            with pa.ipc.new_stream(str(aside / f"{split}.arrow"), built.table.schema) as writer:
+                for batch in built.batches(part):
+                    writer.write_batch(batch)
+        meta = {
+            "name": built.name,
+            "tasks": [
+                {"name": t.name, "target": t.target, "kind": t.kind.to_dict()} for t in built.tasks
+            ],
+            "inputs": built.inputs,
+            "about": built.about,
+        }
+        (aside / "suite.json").write_text(json.dumps(meta, indent=1))
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not (folder / "suite.json").exists():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _target_map(targets: Any, columns: list[str]) -> dict[str, tuple[str, Any]]:
+    """task name -> (column, kind or None)."""
+    items = targets if isinstance(targets, Mapping) else dict.fromkeys(targets)
+    if not items:
+        raise InputError("no target columns were given")
+    wanted = {}
+    for name, spec in items.items():
+        column = name
+        if isinstance(spec, Mapping) and "column" in spec:
+            column, spec = spec["column"], {k: v for k, v in spec.items() if k != "column"} or None
+        if column not in columns:
+            raise InputError(f"target {column!r} is not in the table{nearest(column, columns)}")
+        wanted[name] = (column, spec)
+    return wanted
+
+
+def _plain_targets(targets: Any) -> Any:
+    def plain(spec: Any) -> Any:
+        return spec.to_dict() if isinstance(spec, Kind) else spec
+
+    if isinstance(targets, Mapping):
+        return {k: plain(v) for k, v in targets.items()}
+    return list(targets)
+
+
+def _infer_kind(name: str, labels: pa.ChunkedArray, given: Any) -> Kind:
+    if isinstance(given, Kind):
+        return given
+    if isinstance(given, str):
+        given = {"kind": given}
+    if given:
+        if given.get("kind") not in KINDS:
+            raise InputError(
+                f"target {name!r}: kind {given.get('kind')!r} is not known"
+                f"{nearest(str(given.get('kind')), KINDS)}"
+            )
+        try:
+            return kind_from_dict(given)
+        except TypeError:
+            raise InputError(f"target {name!r}: {given} has a key its kind does not take") from None
+    if pa.types.is_floating(labels.type) or pa.types.is_decimal(labels.type):
+        return Regression()
+    if pa.types.is_integer(labels.type):
+        many = pc.count_distinct(labels).as_py() > _MAX_CLASSES_OF_NUMBERS
+        return Regression() if many else Classification()
+    if pa.types.is_string(labels.type) or pa.types.is_boolean(labels.type):
+        return Classification()
+    raise InputError(f"target {name!r} has type {labels.type}, for which no kind is known")
+
+
+def _with_target(table: pa.Table, task: Task) -> pa.Table:
+    """The target as its kind reads it: numbers finite or null, classes without NaN."""
+    labels = table[task.target]
+    if isinstance(task.kind, Regression):
+        labels = _as_numbers(task.target, labels, "target")
+    elif pa.types.is_floating(labels.type):
+        labels = _nan_to_null(labels)
+    index = table.column_names.index(task.target)
+    return table.set_column(index, task.target, labels)
+
+
+def _check_labels(task: Task, labels: pa.ChunkedArray, train: pa.ChunkedArray, split: str) -> None:
+    present = labels.drop_null()
+    if len(labels) == 0:
+        raise InputError(f"split {split!r} has no rows")
+    if len(present) == 0:
+        raise InputError(f"target {task.target!r} has no label at all in split {split!r}")
+    values = pc.unique(present)
+    if len(values) == 1:
+        raise InputError(
+            f"target {task.target!r} has only one value, {values[0].as_py()!r}, in split {split!r}"
+        )
+    if isinstance(task.kind, Classification) and split != "train":
+        unseen = pc.invert(pc.is_in(values, value_set=pc.unique(train)))
+        if pc.any(unseen).as_py():
+            value = values.filter(unseen)[0].as_py()
+            raise InputError(
+                f"target {task.target!r}: class {value!r} occurs in split {split!r} but never in "
+                "train; merge or drop it, or split another way"
+            )
+
+
+def _inputs(
+    table: pa.Table, aside: set, roles: Mapping[str, str]
+) -> tuple[pa.Table, tuple[str, ...], list[str]]:
+    """Check every input column and bring it to a number, a category or a fixed-size array."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    notes: list[str] = []
+    for name in table.column_names:
+        values = table[name]
+        if name in aside:
+            columns[name] = values
+            continue
+        role = roles.get(name)
+        if role not in (None, "numeric", "categorical"):
+            raise InputError(
+                f"column {name!r}: input type {role!r} is not known"
+                f"{nearest(role, ['numeric', 'categorical'])}"
+            )
+        for key, column in _input_columns(name, values, role, notes).items():
+            columns[key] = column
+    out = pa.table(columns)
+    return out, tuple(n for n in out.column_names if n not in aside), notes
+
+
+def _input_columns(
+    name: str, values: pa.ChunkedArray, role: str | None, notes: list[str]
+) -> dict[str, pa.ChunkedArray]:
+    kind = values.type
+    if role == "numeric":
+        return {name: _as_numbers(name, values, "column")}
+    if role == "categorical":
+        return {name: pc.cast(values, pa.string())}
+    if pa.types.is_boolean(kind):
+        return {name: pc.cast(values, pa.int8())}
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers = _as_numbers(name, values, "column")
+        if numbers.null_count == len(numbers):
+            notes.append(f"column {name!r} is left out: it has no values")
+            return {}
+        if numbers.null_count:
+            notes.append(
+                f"column {name!r}: {numbers.null_count} missing values, imputed by the median of "
+                "the training rows"
+            )
+        return {name: numbers}
+    if pa.types.is_string(kind):
+        _refuse_numbers_with_text(name, values)
+        distinct = pc.count_distinct(values).as_py()
+        if distinct > 1000 and distinct > 0.5 * len(values):
+            notes.append(f"column {name!r} is left out: nearly every row has its own text")
+            return {}
+        return {name: values}
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        notes.append(f"column {name!r} is read as day, hour and weekday")
+        return expand_moment(name, values)
+    if pa.types.is_fixed_size_list(kind):
+        flat = values.combine_chunks()
+        while pa.types.is_fixed_size_list(flat.type):
+            flat = flat.flatten()
+        if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
+            raise InputError(f"column {name!r} holds arrays of {flat.type}, not of numbers")
+        if flat.null_count or (
+            pa.types.is_floating(flat.type) and not pc.all(pc.is_finite(flat)).as_py()
+        ):
+            raise InputError(f"column {name!r} holds an array with a missing or infinite number")
+        return {name: values}
+    if pa.types.is_null(kind):
+        notes.append(f"column {name!r} is left out: it has no values")
+        return {}
+    raise InputError(f"column {name!r} has type {kind}, which cannot be an input; exclude it")
+
+
+def expand_moment(name: str, values: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """A date or time as numbers: days since 1970 (with fraction), hour, weekday (Monday = 0)."""
+    moment = pc.cast(values, pa.timestamp("s"), safe=False)
+    return {
+        f"{name}.day": pc.divide(pc.cast(pc.cast(moment, pa.int64()), pa.float64()), 86_400.0),
+        f"{name}.hour": pc.hour(moment),
+        f"{name}.weekday": pc.day_of_week(moment),
+    }
+
+
+def _nan_to_null(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+
+
+def _as_numbers(name: str, values: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+    """Numbers with NaN as null; text or infinity is refused by name."""
+    if pa.types.is_string(values.type):
+        bad = pc.and_(pc.is_valid(values), pc.invert(_looks_numeric(values)))
+        if pc.any(bad).as_py():
+            row = pc.index(bad, True).as_py()
+            raise InputError(
+                f"{what} {name!r} holds text in a number column: {values[row].as_py()!r} in "
+                f"data row {row + 1}"
+            )
+        values = pc.cast(values, pa.float64())
+    if pa.types.is_decimal(values.type) or pa.types.is_boolean(values.type):
+        values = pc.cast(values, pa.float64())
+    if pa.types.is_floating(values.type):
+        infinite = pc.is_inf(values)
+        if pc.any(infinite).as_py():
+            row = pc.index(infinite, True).as_py()
+            raise InputError(f"{what} {name!r} holds an infinite number in data row {row + 1}")
+        if pc.any(pc.is_nan(values)).as_py():
+            values = _nan_to_null(values)
+    elif not pa.types.is_integer(values.type):
+        raise InputError(f"{what} {name!r} has type {values.type}; a number is needed")
+    return values
+
+
+def _looks_numeric(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.match_substring_regex(values, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
+
+
+def _refuse_numbers_with_text(name: str, values: pa.ChunkedArray) -> None:
+    numeric = _looks_numeric(values)
+    share = pc.mean(pc.cast(numeric, pa.float64())).as_py() or 0.0
+    if _MOSTLY_NUMBERS <= share < 1.0:
+        row = pc.index(numeric, False).as_py()
+        raise InputError(
+            f"column {name!r} holds text in a number column: {values[row].as_py()!r} in data row "
+            f"{row + 1}; mend it, or declare the column categorical"
+        )
+
+
+def _public(value: Any) -> list[Any]:
+    return [str(getattr(value, "fractions", "")), str(getattr(value, "seed", ""))]
+
+
+def _hash_file(path: Path, options: dict) -> str:
+    seed = json.dumps(options, sort_keys=True, default=str).encode()
+    digest = hashlib.blake2b(seed, digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class _HashSink:
+    """A file that keeps nothing but a hash of what was written."""
+
+    closed = False
+
+    def __init__(self, seed: bytes) -> None:
+        self.digest = hashlib.blake2b(seed, digest_size=16)
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return len(data)
+
+
+def _hash_table(table: pa.Table, options: dict) -> str:
+    sink = _HashSink(json.dumps(options, sort_keys=True, default=str).encode())
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=65_536)
+    return sink.digest.hexdigest()

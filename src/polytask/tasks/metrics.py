@@ -1,0 +1,75 @@
+"""Metrics: a number, its direction, and how it is computed from targets and decoded predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One judgement of a task.
+
+    ``compute(target, prediction)`` takes encoded targets ``[N]`` and what the kind's ``decode``
+    returns (regression: values ``[N]`` in the target's unit; classification: probabilities
+    ``[N, C]``) and returns a float.
+    """
+
+    name: str
+    higher_is_better: bool
+    compute: Callable[[NDArray, NDArray], float]
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.higher_is_better else -1
+
+
+def explained_variance(target: NDArray, prediction: NDArray) -> float:
+    """``1 - Var(y - p) / Var(y)``; 1 is perfect, 0 is a constant, unbounded below."""
+    target = target.astype(np.float64)
+    return float(1.0 - np.var(target - prediction) / np.var(target))
+
+
+def rmse(target: NDArray, prediction: NDArray) -> float:
+    return float(np.sqrt(np.mean((target.astype(np.float64) - prediction) ** 2)))
+
+
+def mae(target: NDArray, prediction: NDArray) -> float:
+    return float(np.mean(np.abs(target.astype(np.float64) - prediction)))
+
+
+def auroc(target: NDArray, probability: NDArray) -> float:
+    """Area under the ROC curve; more than two classes: macro average of one-vs-rest.
+
+    Classes without a positive or a negative row in ``target`` have no curve and are left out.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    classes = [1] if probability.shape[1] == 2 else range(probability.shape[1])
+    areas = [
+        roc_auc_score(target == c, probability[:, c])
+        for c in classes
+        if 0 < np.count_nonzero(target == c) < len(target)
+    ]
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def accuracy(target: NDArray, probability: NDArray) -> float:
+    return float(np.mean(probability.argmax(axis=1) == target))
+
+
+def log_loss(target: NDArray, probability: NDArray) -> float:
+    """Mean negative log-likelihood in nats; probabilities are clipped at 1e-7."""
+    picked = probability[np.arange(len(target)), target.astype(np.int64)]
+    return float(-np.mean(np.log(np.clip(picked, 1e-7, 1.0))))
+
+
+EXPLAINED_VARIANCE = Metric("ev", True, explained_variance)
+RMSE = Metric("rmse", False, rmse)
+MAE = Metric("mae", False, mae)
+AUROC = Metric("auroc", True, auroc)
+ACCURACY = Metric("accuracy", True, accuracy)
+LOG_LOSS = Metric("log_loss", False, log_loss)
