@@ -14,7 +14,7 @@ class MultiTabBench:
 
     Source: arXiv 2511.09970. Equations:
         U  T orthonormal rows in R^D                P = Q L Q^T, the wanted correlations
-        W = Q L^(1/2) U, hence W W^T = P            x ~ N(0, I_D), z = W x, corr(z_i, z_j) = P_ij
+        W = Q L^(1/2) Q^T U, hence W W^T = P        x ~ N(0, I_D), z = W x, corr(z_i, z_j) = P_ij
         y_i = sum_{k=1}^{degree_i} z_i^k + noise_i * eps_i,  eps ~ N(0, 1)
 
     W depends on `seed` alone; every draw has fresh x and noise, so use one object and one draw
@@ -72,7 +72,9 @@ class MultiTabBench:
     def weights(self) -> np.ndarray:
         """W, [T, D] float64 with W W^T = P."""
         values, vectors = np.linalg.eigh(self.correlations)
-        return (vectors * np.sqrt(values.clip(min=0))) @ self.directions
+        # Q is not unique (with one p, T-1 eigenvalues are equal) and would tie W to a LAPACK
+        # build. Q L^(1/2) Q^T is unique, and Q^T U is drawn from the same law as U.
+        return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T @ self.directions
 
     def draw(self, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows; equal seeds give equal rows, different seeds independent ones.

@@ -205,12 +205,13 @@ class _Layered(nn.Module):
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers is {layers}; it must be at least 1")
-        self.n_tasks, self.out_features = n_tasks, hidden[-1]
+        self.n_tasks = n_tasks
         self.layers = nn.Sequential()
         for depth in range(layers):
             width = hidden[-1] if depth else in_features
             last = depth == layers - 1
             self.layers.append(self.layer(width, n_tasks, shared, per_task, hidden, dropout, last))
+        self.out_features = hidden[-1]
 
 
 class PLE(_Layered):
