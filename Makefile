@@ -34,7 +34,7 @@ format: $(VENV)/dev.stamp ## repair what ruff can repair
 	$(BIN)/ruff format .
 
 docs: $(VENV)/dev.stamp ## build the pages into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/dev.stamp ## measure the claims again (SYSTEM=multitab for one) and render the tables
 	-$(BIN)/polytask claims $(SYSTEM)
