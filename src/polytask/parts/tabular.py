@@ -4,7 +4,8 @@ Source: FT-Transformer (arXiv 2106.11959, Sec. 3.3) for the feature tokens, Mult
 (arXiv 2511.09970) for the task tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -92,3 +93,41 @@ class TaskTokens(nn.Module):
     def forward(self, batch_size: int) -> Tensor:
         """Return the task tokens for `batch_size` rows (a view; no memory per row)."""
         return self.weight.expand(batch_size, -1, -1)
+
+
+class FlatRow(nn.Module):
+    """Everything a row holds as one vector: feature tokens side by side, arrays flattened.
+
+    Args:
+        n_numeric, cardinalities, width: As for `FeatureTokenizer`.
+        arrays: Name and shape of each array input.
+
+    Shapes: encoded inputs by name -> [B, out_features].
+    """
+
+    def __init__(
+        self,
+        n_numeric: int,
+        cardinalities: Sequence[int],
+        arrays: Mapping[str, Sequence[int]],
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = FeatureTokenizer(n_numeric, cardinalities, width)
+        self.arrays = tuple(arrays)
+        columns = n_numeric + len(cardinalities)
+        self.out_features = columns * width + sum(prod(shape) for shape in arrays.values())
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return one vector per row."""
+        parts = [inputs[name].flatten(1) for name in self.arrays]
+        numeric, categorical = inputs.get("numeric"), inputs.get("categorical")
+        given = numeric if numeric is not None else categorical
+        if given is not None:
+            empty = given.new_zeros((len(given), 0))
+            tokens = self.tokenizer(
+                empty.float() if numeric is None else numeric,
+                empty.long() if categorical is None else categorical,
+            )
+            parts.append(tokens.flatten(1))
+        return torch.cat(parts, dim=1)

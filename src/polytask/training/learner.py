@@ -122,6 +122,7 @@ class NeuralLearner(FittedMixin):
         validation = self.processor_.encode(suite, "validation")
         torch.manual_seed(self.training.seed)
         module = self.build(self.processor_)
+        self.before_training(module, data)
         self.state_: State = train(
             module,
             data,
@@ -135,11 +136,10 @@ class NeuralLearner(FittedMixin):
             progress=progress,
         )
         self.module_ = module
-        self.prepare_serving(data)
         return self
 
-    def prepare_serving(self, data: Batch) -> None:
-        """Called once after training with the training rows (a stored context, say)."""
+    def before_training(self, module: MultiTaskModule, data: Batch) -> None:
+        """Hand a fresh module what it keeps of the training rows (a fixed context, say)."""
 
     @property
     def history_(self) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ class NeuralLearner(FittedMixin):
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
         data, tensors = read_folder(folder)
-        learner = from_dict(cls, _settings(data, cls.id, folder), where=str(folder))
+        learner = from_dict(cls, saved_settings(data, cls.id, folder), where=str(folder))
         learner.processor_ = Processor.from_dict(data["processor"])
         learner.module_ = learner.build(learner.processor_)
         learner.module_.load_state_dict(tensors)
@@ -183,7 +183,8 @@ class NeuralLearner(FittedMixin):
         return replace(self, training=replace(self.training, seed=seed))
 
 
-def _settings(data: dict[str, Any], system: str, folder: Any) -> dict[str, Any]:
+def saved_settings(data: dict[str, Any], system: str, folder: Any) -> dict[str, Any]:
+    """The constructor settings in a model folder, refused if a part or the system is wrong."""
     for part in ("config", "processor"):
         if part not in data:
             raise InputError(f"model folder {str(folder)!r} has no {part}; it cannot be used")

@@ -1,0 +1,121 @@
+"""F-MTL: multi-task learning that seeks task-based flat regions.
+
+Source: Phan et al., "Improving Multi-task Learning via Seeking Task-based Flat Regions",
+    arXiv 2211.13723 (2022); ICCV 2025 as "Beyond Losses Reweighting: Empowering MTL via the
+    Generalization Perspective".
+Year: 2025
+Domain: any
+Parts: tabular, mlp
+For: small or noisy training sets where conflicting tasks overfit; costs 2m gradients per step
+Idea: every task looks for the worst point near the current parameters on its own, and any gradient
+    aggregator combines the ordinary gradients and the flatness parts separately.
+Equations (Algorithm 1): see ``polytask.training.steps.TaskFlat``, which is the step this learner
+    uses; it serves every other neural learner too (``step="flat(rho=2.0)"``).
+Input: images [C, H, W] or tables; labels may be missing per task.   Output: dict task -> [B, out_t].
+
+Differs from the paper:
+ (1) One AdamW instance for trunk and heads (without weight decay: Adam) where the reference keeps
+     two Adams; the updates are the same, Adam being element-wise.
+ (2) Aggregators keep torchjd's scale: CAGrad is not divided by (1 + c²), MGDA not multiplied by m.
+ (3) The image trunk is transformers' ResNet-18, whose stem is the ImageNet one (7x7, stride 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from polytask.data import Processor
+from polytask.errors import InputError
+from polytask.parts.mlp import MLP
+from polytask.parts.tabular import FlatRow
+from polytask.training import MultiTaskModule, NeuralLearner, Training
+
+
+class ResNet18(nn.Module):
+    """transformers' ResNet-18 on one image column, ``[B, C, H, W]`` or ``[B, H, W]`` -> 512."""
+
+    out_features = 512
+
+    def __init__(self, column: str, channels: int) -> None:
+        super().__init__()
+        try:
+            from transformers import ResNetConfig, ResNetModel
+        except ImportError:
+            raise InputError("trunk 'resnet18' needs transformers: install polytask[hub]") from None
+        self.column = column
+        self.net = ResNetModel(
+            ResNetConfig(
+                num_channels=channels,
+                embedding_size=64,
+                hidden_sizes=[64, 128, 256, 512],
+                depths=[2, 2, 2, 2],
+                layer_type="basic",
+            )
+        )
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        image = inputs[self.column]
+        if image.ndim == 3:
+            image = image.unsqueeze(1)
+        return self.net(pixel_values=image).pooler_output.flatten(1)
+
+
+class FlatNet(MultiTaskModule):
+    """A trunk and one linear head per task."""
+
+    has_feature = True
+
+    def __init__(self, spec: Processor, config: FlatMTL) -> None:
+        super().__init__(spec.tasks)
+        images = {n: a.shape for n, a in spec.arrays.items() if len(a.shape) in (2, 3)}
+        trunk = config.trunk
+        if trunk == "auto":
+            trunk = "resnet18" if images else "mlp"
+        if trunk == "resnet18":
+            if len(images) != 1 or spec.numeric or spec.categorical:
+                raise InputError("trunk 'resnet18' reads exactly one image column and nothing else")
+            (column, shape), *_ = images.items()
+            self.trunk: nn.Module = ResNet18(column, shape[0] if len(shape) == 3 else 1)
+            width = ResNet18.out_features
+        else:
+            shapes = {n: a.shape for n, a in spec.arrays.items()}
+            row = FlatRow(len(spec.numeric), spec.cardinalities, shapes, config.width)
+            layers = MLP(row.out_features, config.hidden)
+            self.trunk, width = nn.Sequential(row, layers), layers.out_features
+        self.heads = nn.ModuleDict({t.name: nn.Linear(width, t.kind.outputs) for t in spec.tasks})
+
+    def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
+        return self.trunk(inputs)
+
+    def answer(self, representation: Tensor, task: str) -> Tensor:
+        return self.heads[task](representation)
+
+
+@dataclass
+class FlatMTL(NeuralLearner):
+    """F-MTL around a gradient aggregator; see the head of this file.
+
+    Attributes:
+        trunk: "resnet18" (the paper's, for images), "mlp", or "auto" by the inputs.
+        hidden, width: layers and token size of the MLP trunk.
+        balancer: the aggregator A; the paper wraps MGDA, PCGrad, CAGrad, IMTL-G, Nash, FairGrad.
+        step: ρ = 2, adaptive, in nearly all of the paper's runs.
+    """
+
+    trunk: Literal["auto", "resnet18", "mlp"] = "auto"
+    hidden: tuple[int, ...] = (256, 128)
+    width: int = 16
+    balancer: str | object = "cagrad(c=0.4)"
+    step: str | object = "flat(rho=2.0, adaptive=True)"
+    training: Training = field(
+        default_factory=lambda: Training(lr=1e-3, batch=256, epochs=200, patience=200)
+    )
+
+    id: ClassVar[str] = "flat_mtl"
+
+    def build(self, spec: Processor) -> FlatNet:
+        return FlatNet(spec, self)
