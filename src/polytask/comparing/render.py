@@ -1,0 +1,505 @@
+"""The two views of a report: a self-contained HTML page and tables for the terminal.
+
+Everything here reads the JSON of a `Report` and computes nothing that another reader of that JSON
+could not: order, scale, shade and wording.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Json = dict[str, Any]
+
+SHARING = {
+    "single": "one model per task",
+    "joint": "one shared model",
+    "separate": "a separate tool per task",
+}
+MISSING = "–"
+STRONGEST = 0.5  # opacity of the strongest shade; the text on it stays readable
+CURVES = 4  # lines in one panel; more cannot be told apart
+
+
+# --- numbers as text ------------------------------------------------------------------------------
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A change: `+1.20`, `−0.40`, `0.00`."""
+    if value is None:
+        return MISSING
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else "−") + text
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A gain that is already in percent: `+1.20 %`."""
+    return MISSING if value is None else f"{signed(value, digits)} %"
+
+
+def gain_range(gain: Json | None) -> str:
+    """The interval of a gain: `−0.40 to +2.00`; empty if there is none."""
+    if not gain or gain["low"] is None:
+        return ""
+    return f"{signed(gain['low'])} to {signed(gain['high'])}"
+
+
+def decimals(values: Iterable[float | None]) -> int:
+    """Decimals that give the largest of these values about four digits."""
+    largest = max((abs(v) for v in values if v is not None), default=1.0)
+    return min(max(3 - math.floor(math.log10(largest)), 0), 4) if largest > 0 else 2
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A plain number with thousands apart and a true minus: `24,000`."""
+    return MISSING if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def count(value: float | None) -> str:
+    """A large count in short: `61.2 k`, `10.4 M`."""
+    if value is None:
+        return MISSING
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time as people say it: `0.8 s`, `57 s`, `4 min 11 s`, `2 h 5 min`."""
+    if seconds is None:
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def date(created: str) -> str:
+    """`2026-11-23T14:00:00Z` as `23 November 2026`."""
+    try:
+        day = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{day.day} {day:%B %Y}"
+
+
+def arrow(higher_is_better: bool) -> str:
+    """The direction of a metric: up if higher is better."""
+    return "↑" if higher_is_better else "↓"
+
+
+# --- what both views ask of the data --------------------------------------------------------------
+
+
+def ranked(data: Json) -> list[Json]:
+    """The methods from best to worst on validation, where the choice was made, with a `number`."""
+
+    def worst_first(method: Json) -> float:
+        mean = method["gain"]["validation"]["mean"]
+        return -math.inf if mean is None else float(mean)
+
+    methods = sorted(data["methods"], key=worst_first, reverse=True)
+    chosen = data["verdict"]["method"]
+    return [
+        method | {"number": i, "chosen": method["name"] == chosen}
+        for i, method in enumerate(methods, 1)
+    ]
+
+
+def score(method: Json, task: Json, metric: str, part: str = "test") -> Json:
+    """`{"mean", "std", "seeds"}` of one method on one task; all None where it was not measured."""
+    empty: Json = {"mean": None, "std": None, "seeds": []}
+    found: Json | None = method["scores"].get(task["name"], {}).get(metric, {}).get(part)
+    return found or empty
+
+
+def best(values: Sequence[float | None], higher_is_better: bool) -> float | None:
+    """The best of the values that are there."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    return max(known) if higher_is_better else min(known)
+
+
+# --- terminal -------------------------------------------------------------------------------------
+
+
+def terminal(data: Json, console: Console | None = None) -> None:
+    """Print the verdict, then a table of the methods and one of the tasks, 100 columns at most."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = console or Console()
+    width = min(console.width, 100)
+    methods, verdict, seeds = ranked(data), data["verdict"], data["settings"]["seeds"]
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Padding(Text(text, style), (0, 1)), width=width)
+
+    console.print()
+    say(headline(verdict), "bold")
+    say(verdict["sentence"])
+    console.print(_method_table(methods), width=width)
+    console.print(_task_table(data["suite"]["tasks"], methods), width=width)
+    spread = f"95 % interval over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no interval"
+    say(
+        f"→ chosen on validation · gain in percent over {verdict['reference']} ({spread}; it does "
+        "not cover other data) · bold is best",
+        "dim",
+    )
+    console.print()
+
+
+def _method_table(methods: list[Json]) -> Table:
+    from rich.text import Text
+
+    table = _table()
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("method", ratio=1, overflow="fold", min_width=12)
+    table.add_column("sharing", no_wrap=True)
+    for column in ("gain\nvalid.", "gain on test\n(95 % interval)", "para-\nmeters",
+                   "train", "ms per\n1000 rows"):  # fmt: skip
+        table.add_column(column, justify="right", no_wrap=True)
+    for method in methods:
+        gain, cost = method["gain"], method["cost"]
+        spread = gain_range(gain["test"]).replace(" to ", "…")
+        row = [
+            f"{'→ ' if method['chosen'] else ''}{method['number']}",
+            method["name"],
+            method["sharing"],
+            signed(gain["validation"]["mean"]),
+            signed(gain["test"]["mean"]) + (f" ({spread})" if spread else ""),
+            count(cost["parameters"]).replace(" ", ""),
+            duration(cost["train_seconds"]),
+            number(cost["latency_ms_per_1000_rows"], 1),
+        ]
+        table.add_row(*map(Text, row), style="bold green" if method["chosen"] else "")
+    return table
+
+
+def _task_table(tasks: list[Json], methods: list[Json], most: int = 8) -> Table:
+    """Test scores, tasks down and methods across; with many methods the first of them."""
+    from rich.text import Text
+
+    shown = methods
+    if len(methods) > most:
+        kept = [m for m in methods if m["chosen"] or m["reference"]]
+        others = [m for m in methods if m not in kept][: most - len(kept)]
+        shown = [m for m in methods if m in kept or m in others]
+    table = _table()
+    table.add_column("task, score on test", ratio=1, overflow="fold", min_width=12)
+    table.add_column("metric", no_wrap=True)
+    for method in shown:
+        mark = "→ " if method["chosen"] else ""
+        table.add_column(f"{mark}{method['number']}", justify="right", no_wrap=True)
+    for task in tasks:
+        means = [score(m, task, task["metric"])["mean"] for m in shown]
+        digits, top = decimals(means), best(means, task["higher_is_better"])
+        cells = [
+            Text(number(v, digits), "bold" if v is not None and v == top else "") for v in means
+        ]
+        metric = f"{task['metric']} {arrow(task['higher_is_better'])}"
+        table.add_row(Text(task["name"]), Text(metric), *cells)
+    return table
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
+
+
+# --- HTML -----------------------------------------------------------------------------------------
+
+
+def page(data: Json) -> str:
+    """The report as one HTML document: no script, no font, no picture from outside."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "signed": signed, "percent": percent, "gain_range": gain_range, "number": number,
+        "count": count, "duration": duration, "date": date, "arrow": arrow,
+    }  # fmt: skip
+    source = resources.files("polytask.comparing").joinpath("template.html")
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    methods = ranked(data)
+    return template.render(
+        data=data,
+        sharing=SHARING,
+        headline=headline(data["verdict"]),
+        methods=methods,
+        chosen=next((m for m in methods if m["chosen"]), None),
+        bars=bars([(m, m["gain"]) for m in methods]),
+        own_bars=own_bars(methods),
+        scores=score_table(data["suite"]["tasks"], methods),
+        details=[detail(task, methods) for task in data["suite"]["tasks"]],
+        transfer=transfer(data.get("transfer")),
+        conflict=conflict(data.get("conflict")),
+        curves=curves(data["suite"]["tasks"], methods),
+        cost=cost_plots(methods),
+    )
+
+
+def headline(verdict: Json) -> str:
+    """The verdict in a few words."""
+    if not verdict["share"]:
+        return "Do not share"
+    return "Share one model" if verdict["models"] == 1 else f"Share {verdict['models']} models"
+
+
+def bounds(gains: Sequence[Json]) -> tuple[float, float]:
+    """Lower and upper end of a scale for gains; 0 is always inside.
+
+    Few seeds make wide intervals and a diverged method a huge loss; neither may squeeze the rest
+    to nothing, so an interval adds at most the span of the means, and the scale ends at six times
+    the median loss or gain below zero.
+    """
+    means = [g["mean"] for g in gains if g["mean"] is not None] or [0.0]
+    floor = -max(6 * statistics.median(abs(m) for m in means), max(means), 0.1)
+    low, high = max(min(0, *means), floor), max(0, *means)
+    span = max(high - low, 0.1)
+    lows = [g["low"] for g in gains if g["low"] is not None]
+    highs = [g["high"] for g in gains if g["high"] is not None]
+    low = max(min([low, *lows]), low - span)
+    high = min(max([high, *highs]), high + span)
+    pad = 0.06 * (high - low or span)
+    return low - pad, high + pad
+
+
+def bars(rows: Sequence[tuple[Json, Json]]) -> Json:
+    """Positions in percent of the track's width for each row of method and gain."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = bounds([gain["test"] for _, gain in rows])
+
+    def place(value: float) -> float:
+        return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
+
+    zero = place(0)
+    drawn = []
+    for method, gain in rows:
+        test, validation = gain["test"], gain["validation"]["mean"]
+        row: Json = {"method": method, "test": test, "validation": validation, "bar": None}
+        if test["mean"] is not None:
+            end = place(test["mean"])
+            row |= {"bar": (min(zero, end), abs(end - zero)), "cut": test["mean"] < low}
+        if test["low"] is not None:
+            left, right = place(test["low"]), place(test["high"])
+            row["whisker"] = (left, round(right - left, 2), test["low"] < low, test["high"] > high)
+        if validation is not None:
+            row["dot"] = place(validation)
+        drawn.append(row)
+    ticks = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+    labels = [(place(t), f"{t:+g}".replace("-", "−") if t else "0") for t in ticks]
+    return {"rows": drawn, "zero": zero, "ticks": labels}
+
+
+def own_bars(methods: list[Json]) -> Json | None:
+    """Bars against the same learner task by task, where that says more than the first bars."""
+    reference = next((m["learner"] for m in methods if m["reference"]), None)
+    rows = [(m, m["vs_own_single"]) for m in methods if m["vs_own_single"]]
+    return bars(rows) if any(m["learner"] != reference for m, _ in rows) else None
+
+
+def shade(value: float | None, strongest: float) -> Json:
+    """Class and opacity of a cell: help above zero, hurt below."""
+    if value is None or not strongest:
+        return {"kind": "", "alpha": 0}
+    alpha = round(STRONGEST * min(abs(value) / strongest, 1), 3)
+    return {"kind": "help" if value > 0 else "hurt", "alpha": alpha}
+
+
+def score_table(tasks: list[Json], methods: list[Json]) -> list[Json]:
+    """One row per method: score on test, its spread and its change from the reference."""
+    reference = next((m for m in methods if m["reference"]), None)
+    columns = []
+    for task in tasks:
+        scores = [score(m, task, task["metric"]) for m in methods]
+        means = [s["mean"] for s in scores]
+        digits, top = decimals(means), best(means, task["higher_is_better"])
+        base = score(reference, task, task["metric"])["mean"] if reference else None
+        column = []
+        for found in scores:
+            change = None
+            if base and found["mean"] is not None:
+                change = 100 * (found["mean"] - base) / abs(base)
+                change = change if task["higher_is_better"] else -change
+            column.append({
+                "mean": number(found["mean"], digits), "change": change,
+                "std": None if found["std"] is None else number(found["std"], digits),
+                "best": found["mean"] is not None and found["mean"] == top,
+            })  # fmt: skip
+        columns.append(column)
+    strongest = min(max((abs(c["change"] or 0) for col in columns for c in col), default=0), 10)
+    return [
+        {
+            "method": method,
+            "cells": [col[i] | shade(col[i]["change"], strongest) for col in columns],
+        }
+        for i, method in enumerate(methods)
+    ]
+
+
+def detail(task: Json, methods: list[Json]) -> Json:
+    """All metrics of one task, validation beside test."""
+    rows, columns = [], [(m, p) for m in task["metrics"] for p in ("validation", "test")]
+    digits = {
+        metric: decimals([score(m, task, metric)["mean"] for m in methods])
+        for metric in task["metrics"]
+    }
+    for method in methods:
+        cells = []
+        for metric, part in columns:
+            found = score(method, task, metric, part)
+            text = number(found["mean"], digits[metric])
+            if found["std"] is not None:
+                text += f" ± {number(found['std'], digits[metric])}"
+            cells.append(text)
+        rows.append({"method": method, "cells": cells})
+    return {"task": task, "rows": rows}
+
+
+def heat(
+    names: list[str],
+    matrix: list[list[float | None]],
+    strongest: float,
+    std: list[list[float | None]] | None = None,
+    digits: int = 1,
+    harm: bool = False,
+) -> list[Json]:
+    """Rows of shaded cells; `harm` says that high values are the bad ones.
+
+    A cell whose value is smaller than its spread over seeds is `unsure` and stays without shade.
+    """
+    rows = []
+    for i, name in enumerate(names):
+        cells = []
+        for j, value in enumerate(matrix[i]):
+            spread = std[i][j] if std else None
+            unsure = value is not None and spread is not None and abs(value) < spread
+            cell = shade(None if unsure else value, strongest)
+            if harm and cell["kind"]:
+                cell["kind"] = "hurt"
+            if harm:
+                text = MISSING if value is None else f"{100 * value:.0f}"
+            else:
+                text = signed(value, digits)
+            spread_text = None if spread is None else number(spread, digits)
+            cells.append(cell | {"text": text, "std": spread_text, "unsure": unsure,
+                                 "empty": value is None or (harm and i == j)})  # fmt: skip
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def transfer(section: Json | None) -> Json | None:
+    """The transfer map as two heat maps on one scale and its two strongest cells in words."""
+    if not section:
+        return None
+    names, pairwise, together = section["tasks"], section["pairwise"], section["together"]
+    cells = [
+        (value, names[i], names[j])
+        for i, row in enumerate(pairwise)
+        for j, value in enumerate(row)
+        if value is not None
+    ]
+    strongest = max((abs(value) for value, *_ in cells), default=0)
+    helped, harmed = max(cells, default=None), min(cells, default=None)
+    return section | {
+        "pairwise": heat(names, pairwise, strongest, section.get("pairwise_std")),
+        "together": heat(names, together, strongest) if together else None,
+        "helped": helped if helped and helped[0] > 0 else None,
+        "harmed": harmed if harmed and harmed[0] < 0 else None,
+    }
+
+
+def conflict(section: Json | None) -> Json | None:
+    """Cosine and conflict rate as heat maps, the rate over epochs as a line."""
+    if not section:
+        return None
+    from polytask.comparing import figures
+
+    names, rates, epochs = section["tasks"], section["conflict_rate"], section.get("per_epoch")
+    pairs = [
+        (rate, names[i], names[j])
+        for i, row in enumerate(rates)
+        for j, rate in enumerate(row[:i])
+        if rate is not None
+    ]
+    return section | {
+        "cosine": heat(names, section["cosine"], 1, digits=2),
+        "conflict_rate": heat(names, rates, 1, harm=True),
+        "worst": max(pairs, default=None),
+        "per_epoch": figures.rate(epochs["epochs"], epochs["rate"], "Conflict rate over epochs")
+        if epochs
+        else None,
+    }
+
+
+def curves(tasks: list[Json], methods: list[Json]) -> Json | None:
+    """One panel per task with the chosen method, the reference and the best of the others."""
+    from polytask.comparing import figures
+
+    drawn = [m for m in methods if m["curves"]]
+    if not drawn:
+        return None
+    chosen = [m for m in drawn if m["chosen"]]
+    reference = [m for m in drawn if m["reference"] and not m["chosen"]]
+    others = [m for m in drawn if not m["chosen"] and not m["reference"]]
+    styles = ([0] if chosen else []) + ([1] if reference else [])
+    styles += [s for s in range(CURVES) if s not in styles and s > 1]
+    shown = list(zip(styles, chosen + reference + others, strict=False))
+    panels = []
+    for task in tasks:
+        lines = []
+        for style, method in shown:
+            line = method["curves"]["validation"].get(task["name"])
+            if line:
+                epochs = method["curves"]["epochs"]
+                lines.append(
+                    figures.Line(style, epochs, line["mean"], line.get("low"), line.get("high"))
+                )
+        if lines:
+            label = f"{task['metric']} of {task['name']} on validation over epochs"
+            panels.append({"task": task, "svg": figures.curves(lines, label)})
+    return {"shown": shown, "left_out": len(drawn) - len(shown), "panels": panels}
+
+
+def cost_plots(methods: list[Json]) -> Json | None:
+    """Test gain over training time, drawn for a wide page and for a phone."""
+    from polytask.comparing import figures
+
+    points = [
+        figures.Point(m["number"], m["cost"]["train_seconds"], test["mean"], test["low"],
+                      test["high"], m["chosen"])
+        for m in methods
+        if (test := m["gain"]["test"])["mean"] is not None and m["cost"]["train_seconds"]
+    ]  # fmt: skip
+    if not points:
+        return None
+    scale = bounds([m["gain"]["test"] for m in methods])
+    label = "Gain on test over training time; each number is a method of the table"
+    return {
+        "wide": figures.cost(points, (720, 330), scale, label),
+        "narrow": figures.cost(points, (328, 330), scale, label),
+        "missing": len(methods) - len(points),
+    }
