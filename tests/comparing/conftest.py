@@ -121,8 +121,9 @@ def draw(
         "methods": built,
         "transfer": {
             "learner": "mlp", "tasks": tasks, "seeds": list(range(seeds)), "pairwise": pairwise,
-            "pairwise_std": [[None if v is None else abs(rng.normal(0.5, 0.3)) for v in row]
-                             for row in pairwise],
+            "pairwise_std": None if seeds == 1 else [
+                [None if v is None else abs(rng.normal(0.5, 0.3)) for v in row] for row in pairwise
+            ],
             "together": [[None if i == j else (pairwise[i][j] + pairwise[j][i]) / 2
                           for j in range(n)] for i in range(n)],
         },
@@ -162,9 +163,7 @@ def against(method: dict, base: dict, part: str, primary: dict) -> dict:
 
     count = len(next(iter(method["scores"].values()))[next(iter(primary.values()))][part]["seeds"])
     directions = dict.fromkeys(primary, True)
-    return interval(
-        [gain(scores(method, s), scores(base, s), directions) for s in range(count)]
-    )
+    return interval([gain(scores(method, s), scores(base, s), directions) for s in range(count)])
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Line and scatter plots of a report as inline SVG that takes its colours from the page's CSS.
 
 matplotlib draws with placeholder colours; each becomes a CSS variable, so one drawing serves the
-light and the dark page. Text stays text. No name given by a user enters a drawing: names stand in
-the HTML around it.
+light and the dark page. Text stays text, and names given by a user stand in the HTML around it.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MINUS = "\N{MINUS SIGN}"
 INK, MUTED, GRID, SURFACE = "#010101", "#020202", "#030303", "#040404"
 SERIES = ("#050505", "#060606", "#070707", "#080808")  # chosen, reference and two more
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", SURFACE: "surface"} | {
@@ -30,9 +30,9 @@ class Line(NamedTuple):
 
     style: int
     epochs: Sequence[float]
-    mean: Sequence[float]
-    low: Sequence[float] | None
-    high: Sequence[float] | None
+    mean: Sequence[float | None]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
 
 
 class Point(NamedTuple):
@@ -48,10 +48,10 @@ class Point(NamedTuple):
 
 def curves(lines: Sequence[Line], label: str) -> str:
     """Score over epochs for one task."""
-    figure, axes = _axes(300, 176)
+    figure, axes = _axes(300, 186)
     for line in reversed(lines):  # the first line lies on top
         color = SERIES[line.style]
-        if line.low is not None and line.high is not None:
+        if line.style < 2:  # more bands would hide each other
             low, high = _floats(line.low), _floats(line.high)
             axes.fill_between(line.epochs, low, high, color=color, alpha=0.14, linewidth=0)
         axes.plot(
@@ -62,9 +62,9 @@ def curves(lines: Sequence[Line], label: str) -> str:
     return _svg(figure, label)
 
 
-def rate(epochs: Sequence[float], rates: Sequence[float], label: str) -> str:
+def rate(epochs: Sequence[float], rates: Sequence[float | None], label: str) -> str:
     """Conflict rate over epochs, in percent."""
-    figure, axes = _axes(300, 176)
+    figure, axes = _axes(300, 186)
     axes.plot(epochs, [100 * v for v in _floats(rates)], color=SERIES[0], linewidth=2.2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
@@ -98,7 +98,9 @@ def cost(
     axes.set_xlim(min(seconds) / 1.4, max(seconds) * 1.4)
     _time_ticks(axes)
     axes.set_xlabel("training time of one run, all tasks")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:+g} %".replace("-", "−"))
+    axes.yaxis.set_major_formatter(
+        lambda value, _: f"{value:+g} %".replace("-", MINUS) if value else "0"
+    )
     return _svg(figure, label)
 
 
@@ -136,21 +138,22 @@ def _axes(width: int, height: int) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelsize=11, labelcolor=MUTED)
     axes.xaxis.label.set(color=MUTED, fontsize=11)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure, axes
 
 
-def _floats(values: Sequence[Any]) -> list[float]:
+def _floats(values: Sequence[float | None]) -> list[float]:
     return [float("nan") if value is None else float(value) for value in values]
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The drawing as one `<svg>` element without ids, fonts and colours of its own."""
+    """The drawing as one `<svg>` element without fonts and colours of its own."""
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+    salt = f"{label} {figure.get_size_inches()}"  # ids differ between the drawings of a page
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -159,9 +162,9 @@ def _svg(figure: Figure, label: str) -> str:
     svg = svg[svg.index(">") + 1 :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r" font-family: [^;\"]*;?", "", svg)
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
-    svg = re.sub(r"\s*\n\s*", " ", svg)
+    svg = re.sub(r" font-family: [^;\"]*;?| transform=\"rotate\(-0 [^\"]*\"", "", svg)
+    svg = re.sub(r"(\d+\.\d)\d+(?=[ \"])", r"\1", svg)  # a tenth of a pixel is enough
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").replace("<g/>", "")
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")
     return f'<svg {box[0]} role="img" aria-label="{escape(label)}">{svg}'

@@ -7,6 +7,7 @@ could not: order, scale, shade and wording.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -24,22 +25,24 @@ SHARING = {
     "joint": "one shared model",
     "separate": "a separate tool per task",
 }
-MISSING = "–"
+MINUS = "\N{MINUS SIGN}"
+MISSING = "\N{EN DASH}"
 STRONGEST = 0.5  # opacity of the strongest shade; the text on it stays readable
 CURVES = 4  # lines in one panel; more cannot be told apart
+POINTS = 50  # of one line
 
 
 # --- numbers as text ------------------------------------------------------------------------------
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A change: `+1.20`, `−0.40`, `0.00`."""
+    """A change: `+1.20`, `-0.40`, `0.00`."""
     if value is None:
         return MISSING
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:
         return text
-    return ("+" if value > 0 else "−") + text
+    return ("+" if value > 0 else MINUS) + text
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -48,8 +51,8 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def gain_range(gain: Json | None) -> str:
-    """The interval of a gain: `−0.40 to +2.00`; empty if there is none."""
-    if not gain or gain["low"] is None:
+    """The interval of a gain: `-0.40 to +2.00`; empty if there is none or it is a point."""
+    if not gain or gain["low"] is None or gain["low"] == gain["high"]:
         return ""
     return f"{signed(gain['low'])} to {signed(gain['high'])}"
 
@@ -62,7 +65,7 @@ def decimals(values: Iterable[float | None]) -> int:
 
 def number(value: float | None, digits: int = 0) -> str:
     """A plain number with thousands apart and a true minus: `24,000`."""
-    return MISSING if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    return MISSING if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
 
 
 def count(value: float | None) -> str:
@@ -155,8 +158,8 @@ def terminal(data: Json, console: Console | None = None) -> None:
     console.print()
     say(headline(verdict), "bold")
     say(verdict["sentence"])
-    console.print(_method_table(methods), width=width)
-    console.print(_task_table(data["suite"]["tasks"], methods), width=width)
+    console.print(_method_table(methods, sharing=width > 92), width=width)
+    console.print(_task_table(data["suite"]["tasks"], methods, (width - 28) // 8), width=width)
     spread = f"95 % interval over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no interval"
     say(
         f"→ chosen on validation · gain in percent over {verdict['reference']} ({spread}; it does "
@@ -166,15 +169,16 @@ def terminal(data: Json, console: Console | None = None) -> None:
     console.print()
 
 
-def _method_table(methods: list[Json]) -> Table:
+def _method_table(methods: list[Json], sharing: bool) -> Table:
     from rich.text import Text
 
     table = _table()
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("method", ratio=1, overflow="fold", min_width=12)
-    table.add_column("sharing", no_wrap=True)
-    for column in ("gain\nvalid.", "gain on test\n(95 % interval)", "para-\nmeters",
-                   "train", "ms per\n1000 rows"):  # fmt: skip
+    table.add_column("method", ratio=1, overflow="fold", min_width=16)
+    if sharing:
+        table.add_column("sharing", no_wrap=True)
+    for column in ("gain\nvalid.", "gain on test\n(95 % interval)", "par-\nams", "train",
+                   "ms/1k\nrows"):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
     for method in methods:
         gain, cost = method["gain"], method["cost"]
@@ -182,19 +186,19 @@ def _method_table(methods: list[Json]) -> Table:
         row = [
             f"{'→ ' if method['chosen'] else ''}{method['number']}",
             method["name"],
-            method["sharing"],
+            *([method["sharing"]] if sharing else []),
             signed(gain["validation"]["mean"]),
             signed(gain["test"]["mean"]) + (f" ({spread})" if spread else ""),
             count(cost["parameters"]).replace(" ", ""),
-            duration(cost["train_seconds"]),
+            duration(cost["train_seconds"]).replace(" min ", "m").replace(" ", ""),
             number(cost["latency_ms_per_1000_rows"], 1),
         ]
         table.add_row(*map(Text, row), style="bold green" if method["chosen"] else "")
     return table
 
 
-def _task_table(tasks: list[Json], methods: list[Json], most: int = 8) -> Table:
-    """Test scores, tasks down and methods across; with many methods the first of them."""
+def _task_table(tasks: list[Json], methods: list[Json], most: int) -> Table:
+    """Test scores, tasks down and methods across: at most so many, the best on validation."""
     from rich.text import Text
 
     shown = methods
@@ -203,7 +207,7 @@ def _task_table(tasks: list[Json], methods: list[Json], most: int = 8) -> Table:
         others = [m for m in methods if m not in kept][: most - len(kept)]
         shown = [m for m in methods if m in kept or m in others]
     table = _table()
-    table.add_column("task, score on test", ratio=1, overflow="fold", min_width=12)
+    table.add_column("score\non test", ratio=1, overflow="fold", min_width=12)
     table.add_column("metric", no_wrap=True)
     for method in shown:
         mark = "→ " if method["chosen"] else ""
@@ -223,7 +227,7 @@ def _table() -> Table:
     from rich import box
     from rich.table import Table
 
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
 
 
 # --- HTML -----------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def page(data: Json) -> str:
     source = resources.files("polytask.comparing").joinpath("template.html")
     template = environment.from_string(source.read_text(encoding="utf-8"))
     methods = ranked(data)
-    return template.render(
+    html = template.render(
         data=data,
         sharing=SHARING,
         headline=headline(data["verdict"]),
@@ -258,13 +262,14 @@ def page(data: Json) -> str:
         curves=curves(data["suite"]["tasks"], methods),
         cost=cost_plots(methods),
     )
+    return re.sub(r"\n\s+", "\n", html)
 
 
 def headline(verdict: Json) -> str:
     """The verdict in a few words."""
     if not verdict["share"]:
         return "Do not share"
-    return "Share one model" if verdict["models"] == 1 else f"Share {verdict['models']} models"
+    return "Share one model" if verdict["models"] == 1 else f"Share, in {verdict['models']} models"
 
 
 def bounds(gains: Sequence[Json]) -> tuple[float, float]:
@@ -303,14 +308,14 @@ def bars(rows: Sequence[tuple[Json, Json]]) -> Json:
         if test["mean"] is not None:
             end = place(test["mean"])
             row |= {"bar": (min(zero, end), abs(end - zero)), "cut": test["mean"] < low}
-        if test["low"] is not None:
+        if test["low"] is not None and test["low"] < test["high"]:  # the reference has no line
             left, right = place(test["low"]), place(test["high"])
             row["whisker"] = (left, round(right - left, 2), test["low"] < low, test["high"] > high)
         if validation is not None:
             row["dot"] = place(validation)
         drawn.append(row)
     ticks = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
-    labels = [(place(t), f"{t:+g}".replace("-", "−") if t else "0") for t in ticks]
+    labels = [(place(t), f"{t:+g}".replace("-", MINUS) if t else "0") for t in ticks]
     return {"rows": drawn, "zero": zero, "ticks": labels}
 
 
@@ -338,7 +343,7 @@ def score_table(tasks: list[Json], methods: list[Json]) -> list[Json]:
         means = [s["mean"] for s in scores]
         digits, top = decimals(means), best(means, task["higher_is_better"])
         base = score(reference, task, task["metric"])["mean"] if reference else None
-        column = []
+        column: list[Json] = []
         for found in scores:
             change = None
             if base and found["mean"] is not None:
@@ -406,7 +411,7 @@ def heat(
                 text = signed(value, digits)
             spread_text = None if spread is None else number(spread, digits)
             cells.append(cell | {"text": text, "std": spread_text, "unsure": unsure,
-                                 "empty": value is None or (harm and i == j)})  # fmt: skip
+                                 "empty": value is None or i == j})  # fmt: skip
         rows.append({"name": name, "cells": cells})
     return rows
 
@@ -422,14 +427,22 @@ def transfer(section: Json | None) -> Json | None:
         for j, value in enumerate(row)
         if value is not None
     ]
-    strongest = max((abs(value) for value, *_ in cells), default=0)
+    strongest = _largest(pairwise)
     helped, harmed = max(cells, default=None), min(cells, default=None)
+    spread = section.get("pairwise_std")
     return section | {
-        "pairwise": heat(names, pairwise, strongest, section.get("pairwise_std")),
+        "spread": spread,
+        "pairwise": heat(names, pairwise, strongest, spread),
         "together": heat(names, together, strongest) if together else None,
         "helped": helped if helped and helped[0] > 0 else None,
         "harmed": harmed if harmed and harmed[0] < 0 else None,
     }
+
+
+def _largest(matrix: list[list[float | None]]) -> float:
+    """The largest absolute value off the diagonal."""
+    cells = [abs(v) for i, row in enumerate(matrix) for j, v in enumerate(row) if v and i != j]
+    return max(cells, default=0.0)
 
 
 def conflict(section: Json | None) -> Json | None:
@@ -446,8 +459,8 @@ def conflict(section: Json | None) -> Json | None:
         if rate is not None
     ]
     return section | {
-        "cosine": heat(names, section["cosine"], 1, digits=2),
-        "conflict_rate": heat(names, rates, 1, harm=True),
+        "cosine": heat(names, section["cosine"], max(0.25, _largest(section["cosine"])), digits=2),
+        "conflict_rate": heat(names, rates, max(0.5, _largest(rates)), harm=True),
         "worst": max(pairs, default=None),
         "per_epoch": figures.rate(epochs["epochs"], epochs["rate"], "Conflict rate over epochs")
         if epochs
@@ -475,9 +488,9 @@ def curves(tasks: list[Json], methods: list[Json]) -> Json | None:
             line = method["curves"]["validation"].get(task["name"])
             if line:
                 epochs = method["curves"]["epochs"]
-                lines.append(
-                    figures.Line(style, epochs, line["mean"], line.get("low"), line.get("high"))
-                )
+                step = math.ceil(len(epochs) / POINTS)
+                parts = (epochs, line["mean"], line["low"], line["high"])
+                lines.append(figures.Line(style, *(part[::step] for part in parts)))
         if lines:
             label = f"{task['metric']} of {task['name']} on validation over epochs"
             panels.append({"task": task, "svg": figures.curves(lines, label)})
@@ -499,7 +512,7 @@ def cost_plots(methods: list[Json]) -> Json | None:
     scale = bounds([m["gain"]["test"] for m in methods])
     label = "Gain on test over training time; each number is a method of the table"
     return {
-        "wide": figures.cost(points, (720, 330), scale, label),
+        "wide": figures.cost(points, (944, 340), scale, label),
         "narrow": figures.cost(points, (328, 330), scale, label),
         "missing": len(methods) - len(points),
     }

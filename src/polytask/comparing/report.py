@@ -211,7 +211,9 @@ def _write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        raise OSError(error.errno, f"Cannot write the report: {error.strerror}", str(path)) from None
+        raise OSError(
+            error.errno, f"Cannot write the report: {error.strerror}", str(path)
+        ) from None
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
