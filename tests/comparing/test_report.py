@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from polytask.comparing import render
+from polytask.comparing import render, words
 from polytask.comparing.report import Report, gain, interval, undefined_gain
 
 # --- gain -----------------------------------------------------------------------------------------
@@ -202,8 +202,8 @@ def test_terminal_tells_the_verdict(draw_report):
     assert re.search(rf"→ 1\s+{re.escape(data['verdict']['method'])}", text)
     for method in data["methods"]:
         assert method["name"] in text
-        assert render.signed(method["gain"]["validation"]["mean"]) in text
-    assert render.gain_range(data["verdict"]["test_gain"]).replace(" to ", "…") in text
+        assert words.signed(method["gain"]["validation"]["mean"]) in text
+    assert words.gain_range(data["verdict"]["test_gain"]).replace(" to ", "…") in text
     for task in data["suite"]["tasks"]:
         assert f"{task['name']} " in text
         assert (
@@ -277,14 +277,14 @@ def test_page_says_what_the_data_say(draw_report):
     text = " ".join(Page(html).text)
     for method in data["methods"]:
         assert method["name"] in text
-        assert render.percent(method["gain"]["test"]["mean"]) in text
+        assert words.percent(method["gain"]["test"]["mean"]) in text
         for task in data["suite"]["tasks"]:
             found = method["scores"][task["name"]][task["metric"]]["test"]
             assert f"{found['mean']:.4f}" in text and f"± {found['std']:.4f}" in text
-    for words in (data["verdict"]["sentence"], *data["suite"]["notes"], data["suite"]["source"],
+    for phrase in (data["verdict"]["sentence"], *data["suite"]["notes"], data["suite"]["source"],
                   data["settings"]["budget"], data["settings"]["tuning"], "23 November 2026",
                   "polytask compare flights", "ev ↑"):  # fmt: skip
-        assert words in text
+        assert phrase in text
     sections = re.findall(r'<section id="(\w+)"', html)
     assert sections == ["asked", "gain", "tasks", "transfer", "conflict", "curves", "cost", "how"]
 
@@ -353,7 +353,7 @@ def test_notebook_view_keeps_to_its_frame(draw_report):
 
 
 def test_methods_are_ranked_by_validation_not_by_test(draw_report):
-    methods = render.ranked(draw_report())
+    methods = words.ranked(draw_report())
     means = [m["gain"]["validation"]["mean"] for m in methods]
     assert means == sorted(means, reverse=True)
     assert [m["number"] for m in methods] == list(range(1, len(methods) + 1))
@@ -398,7 +398,7 @@ def test_a_transfer_smaller_than_its_spread_has_no_shade():
     assert (strong["kind"], strong["alpha"], strong["text"]) == (
         "hurt",
         render.STRONGEST,
-        f"{render.MINUS}2.0",
+        f"{words.MINUS}2.0",
     )
 
 
@@ -417,20 +417,20 @@ def test_score_table_shades_by_better_not_by_higher():
 @pytest.mark.parametrize(
     ("function", "value", "text"),
     [
-        (render.signed, 1.2, "+1.20"),
-        (render.signed, -0.4, f"{render.MINUS}0.40"),
-        (render.signed, -0.001, "0.00"),
-        (render.percent, None, render.MISSING),
-        (render.count, 61_234, "61.2 k"),
-        (render.count, 7, "7"),
-        (render.count, 10_400_000, "10.4 M"),
-        (render.duration, 0.84, "0.84 s"),
-        (render.duration, 57.2, "57 s"),
-        (render.duration, 251, "4 min 11 s"),
-        (render.duration, 7500, "2 h 5 min"),
-        (render.number, 24000, "24,000"),
-        (render.date, "2026-11-23T14:00:00Z", "23 November 2026"),
-        (render.date, "yesterday", "yesterday"),
+        (words.signed, 1.2, "+1.20"),
+        (words.signed, -0.4, f"{words.MINUS}0.40"),
+        (words.signed, -0.001, "0.00"),
+        (words.percent, None, words.MISSING),
+        (words.count, 61_234, "61.2 k"),
+        (words.count, 7, "7"),
+        (words.count, 10_400_000, "10.4 M"),
+        (words.duration, 0.84, "0.84 s"),
+        (words.duration, 57.2, "57 s"),
+        (words.duration, 251, "4 min 11 s"),
+        (words.duration, 7500, "2 h 5 min"),
+        (words.number, 24000, "24,000"),
+        (words.date, "2026-11-23T14:00:00Z", "23 November 2026"),
+        (words.date, "yesterday", "yesterday"),
     ],
 )
 def test_numbers_as_people_write_them(function, value, text):

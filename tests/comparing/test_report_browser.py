@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from polytask.comparing.render import MINUS
 from polytask.comparing.report import Report
+from polytask.comparing.words import MINUS
 
 pytestmark = pytest.mark.browser
 

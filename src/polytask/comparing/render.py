@@ -1,7 +1,6 @@
-"""The two views of a report: a self-contained HTML page and tables for the terminal.
+"""A report as one self-contained HTML page.
 
-Everything here reads the JSON of a `Report` and computes nothing that another reader of that JSON
-could not: order, scale, shade and wording.
+Reads the JSON of a `Report` and decides order, scale and shade; `template.html` has the words.
 """
 
 from __future__ import annotations
@@ -9,228 +8,36 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-Json = dict[str, Any]
+from polytask.comparing.words import (
+    MINUS,
+    MISSING,
+    Json,
+    arrow,
+    best,
+    count,
+    date,
+    decimals,
+    duration,
+    gain_range,
+    headline,
+    number,
+    percent,
+    ranked,
+    score,
+    signed,
+)
 
 SHARING = {
     "single": "one model per task",
     "joint": "one shared model",
     "separate": "a separate tool per task",
 }
-MINUS = "\N{MINUS SIGN}"
-MISSING = "\N{EN DASH}"
 STRONGEST = 0.5  # opacity of the strongest shade; the text on it stays readable
 CURVES = 4  # lines in one panel; more cannot be told apart
 POINTS = 50  # of one line
-
-
-# --- numbers as text ------------------------------------------------------------------------------
-
-
-def signed(value: float | None, digits: int = 2) -> str:
-    """A change: `+1.20`, `-0.40`, `0.00`."""
-    if value is None:
-        return MISSING
-    text = f"{abs(value):.{digits}f}"
-    if float(text) == 0:
-        return text
-    return ("+" if value > 0 else MINUS) + text
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """A gain that is already in percent: `+1.20 %`."""
-    return MISSING if value is None else f"{signed(value, digits)} %"
-
-
-def gain_range(gain: Json | None) -> str:
-    """The interval of a gain: `-0.40 to +2.00`; empty if there is none or it is a point."""
-    if not gain or gain["low"] is None or gain["low"] == gain["high"]:
-        return ""
-    return f"{signed(gain['low'])} to {signed(gain['high'])}"
-
-
-def decimals(values: Iterable[float | None]) -> int:
-    """Decimals that give the largest of these values about four digits."""
-    largest = max((abs(v) for v in values if v is not None), default=1.0)
-    return min(max(3 - math.floor(math.log10(largest)), 0), 4) if largest > 0 else 2
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """A plain number with thousands apart and a true minus: `24,000`."""
-    return MISSING if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
-
-
-def count(value: float | None) -> str:
-    """A large count in short: `61.2 k`, `10.4 M`."""
-    if value is None:
-        return MISSING
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
-
-
-def duration(seconds: float | None) -> str:
-    """A time as people say it: `0.8 s`, `57 s`, `4 min 11 s`, `2 h 5 min`."""
-    if seconds is None:
-        return MISSING
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def date(created: str) -> str:
-    """`2026-11-23T14:00:00Z` as `23 November 2026`."""
-    try:
-        day = datetime.fromisoformat(created)
-    except ValueError:
-        return created
-    return f"{day.day} {day:%B %Y}"
-
-
-def arrow(higher_is_better: bool) -> str:
-    """The direction of a metric: up if higher is better."""
-    return "↑" if higher_is_better else "↓"
-
-
-# --- what both views ask of the data --------------------------------------------------------------
-
-
-def ranked(data: Json) -> list[Json]:
-    """The methods from best to worst on validation, where the choice was made, with a `number`."""
-
-    def worst_first(method: Json) -> float:
-        mean = method["gain"]["validation"]["mean"]
-        return -math.inf if mean is None else float(mean)
-
-    methods = sorted(data["methods"], key=worst_first, reverse=True)
-    chosen = data["verdict"]["method"]
-    return [
-        method | {"number": i, "chosen": method["name"] == chosen}
-        for i, method in enumerate(methods, 1)
-    ]
-
-
-def score(method: Json, task: Json, metric: str, part: str = "test") -> Json:
-    """`{"mean", "std", "seeds"}` of one method on one task; all None where it was not measured."""
-    empty: Json = {"mean": None, "std": None, "seeds": []}
-    found: Json | None = method["scores"].get(task["name"], {}).get(metric, {}).get(part)
-    return found or empty
-
-
-def best(values: Sequence[float | None], higher_is_better: bool) -> float | None:
-    """The best of the values that are there."""
-    known = [v for v in values if v is not None]
-    if not known:
-        return None
-    return max(known) if higher_is_better else min(known)
-
-
-# --- terminal -------------------------------------------------------------------------------------
-
-
-def terminal(data: Json, console: Console | None = None) -> None:
-    """Print the verdict, then a table of the methods and one of the tasks, 100 columns at most."""
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console = console or Console()
-    width = min(console.width, 100)
-    methods, verdict, seeds = ranked(data), data["verdict"], data["settings"]["seeds"]
-
-    def say(text: str, style: str = "") -> None:
-        console.print(Padding(Text(text, style), (0, 1)), width=width)
-
-    console.print()
-    say(headline(verdict), "bold")
-    say(verdict["sentence"])
-    console.print(_method_table(methods, sharing=width > 92), width=width)
-    console.print(_task_table(data["suite"]["tasks"], methods, (width - 28) // 8), width=width)
-    spread = f"95 % interval over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no interval"
-    say(
-        f"→ chosen on validation · gain in percent over {verdict['reference']} ({spread}; it does "
-        "not cover other data) · bold is best",
-        "dim",
-    )
-    console.print()
-
-
-def _method_table(methods: list[Json], sharing: bool) -> Table:
-    from rich.text import Text
-
-    table = _table()
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("method", ratio=1, overflow="fold", min_width=16)
-    if sharing:
-        table.add_column("sharing", no_wrap=True)
-    for column in ("gain\nvalid.", "gain on test\n(95 % interval)", "par-\nams", "train",
-                   "ms/1k\nrows"):  # fmt: skip
-        table.add_column(column, justify="right", no_wrap=True)
-    for method in methods:
-        gain, cost = method["gain"], method["cost"]
-        spread = gain_range(gain["test"]).replace(" to ", "…")
-        row = [
-            f"{'→ ' if method['chosen'] else ''}{method['number']}",
-            method["name"],
-            *([method["sharing"]] if sharing else []),
-            signed(gain["validation"]["mean"]),
-            signed(gain["test"]["mean"]) + (f" ({spread})" if spread else ""),
-            count(cost["parameters"]).replace(" ", ""),
-            duration(cost["train_seconds"]).replace(" min ", "m").replace(" ", ""),
-            number(cost["latency_ms_per_1000_rows"], 1),
-        ]
-        table.add_row(*map(Text, row), style="bold green" if method["chosen"] else "")
-    return table
-
-
-def _task_table(tasks: list[Json], methods: list[Json], most: int) -> Table:
-    """Test scores, tasks down and methods across: at most so many, the best on validation."""
-    from rich.text import Text
-
-    shown = methods
-    if len(methods) > most:
-        kept = [m for m in methods if m["chosen"] or m["reference"]]
-        others = [m for m in methods if m not in kept][: most - len(kept)]
-        shown = [m for m in methods if m in kept or m in others]
-    table = _table()
-    table.add_column("score\non test", ratio=1, overflow="fold", min_width=12)
-    table.add_column("metric", no_wrap=True)
-    for method in shown:
-        mark = "→ " if method["chosen"] else ""
-        table.add_column(f"{mark}{method['number']}", justify="right", no_wrap=True)
-    for task in tasks:
-        means = [score(m, task, task["metric"])["mean"] for m in shown]
-        digits, top = decimals(means), best(means, task["higher_is_better"])
-        cells = [
-            Text(number(v, digits), "bold" if v is not None and v == top else "") for v in means
-        ]
-        metric = f"{task['metric']} {arrow(task['higher_is_better'])}"
-        table.add_row(Text(task["name"]), Text(metric), *cells)
-    return table
-
-
-def _table() -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
-
-
-# --- HTML -----------------------------------------------------------------------------------------
 
 
 def page(data: Json) -> str:
@@ -263,13 +70,6 @@ def page(data: Json) -> str:
         cost=cost_plots(methods),
     )
     return re.sub(r"\n\s+", "\n", html)
-
-
-def headline(verdict: Json) -> str:
-    """The verdict in a few words."""
-    if not verdict["share"]:
-        return "Do not share"
-    return "Share one model" if verdict["models"] == 1 else f"Share, in {verdict['models']} models"
 
 
 def bounds(gains: Sequence[Json]) -> tuple[float, float]:

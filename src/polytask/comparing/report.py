@@ -156,9 +156,9 @@ class Report:
 
     def print(self, console: Console | None = None) -> None:
         """Print the verdict, the methods and the tasks as tables of at most 100 columns."""
-        from polytask.comparing import render
+        from polytask.comparing import terminal
 
-        render.terminal(self.data, console)
+        terminal.show(self.data, console)
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, so that its style and the notebook's stay apart."""
