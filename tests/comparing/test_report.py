@@ -297,7 +297,7 @@ def test_page_says_what_the_data_say(draw_report):
 
 def test_page_drawings_are_valid_and_ids_unique(crowded):
     html = render.page(Report(crowded).data)
-    drawings = re.findall(r"<svg .*?</svg>", html, flags=re.S)
+    drawings = re.findall(r"<svg .*?</svg>", html, flags=re.DOTALL)
     assert len(drawings) == 1 + 1 + 4 + 20 + 2  # sketch, conflicts, legend, curves, cost twice
     for drawing in drawings:
         root = ET.fromstring(drawing.replace("<svg ", '<svg xmlns:xlink="x" ', 1))
@@ -380,7 +380,7 @@ def test_bars_start_at_zero_and_end_at_the_gain():
     assert left_a == zero and left_b + width_b == pytest.approx(zero)
     assert width_a == pytest.approx(2 * width_b, abs=0.02)
     assert drawn["rows"][2]["bar"][1] == 0
-    assert dict((label, at) for at, label in drawn["ticks"])["0"] == zero
+    assert {label: at for at, label in drawn["ticks"]}["0"] == zero
 
 
 def test_one_diverged_method_does_not_squeeze_the_rest():

@@ -161,7 +161,7 @@ def _svg(figure: Figure, label: str) -> str:
     box = re.search(r'viewBox="[^"]+"', svg)
     assert box, "matplotlib writes a viewBox"
     svg = svg[svg.index(">") + 1 :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r" font-family: [^;\"]*;?| transform=\"rotate\(-0 [^\"]*\"", "", svg)
     svg = re.sub(r"(\d+\.\d)\d+(?=[ \"])", r"\1", svg)  # a tenth of a pixel is enough
