@@ -99,7 +99,7 @@ _ABOUT = (
 )
 _NOTES: tuple[str, ...] = (
     "predicted one hour before the scheduled hour begins; weather and departures are those of the "
-    "last complete hour, the aircraft is the one last flown on the route a day or more before",
+    "last complete hour, the aircraft is the one last seen on the route a day or more before",
     "cancelled and diverted flights have no arrival delay, no air time and no lateness, cancelled "
     "ones no departure delay either: these labels are missing, not zero",
     f"late means more than {_LATE} minutes behind schedule at arrival",
