@@ -1,0 +1,1 @@
+"""Lifecycle: what happens to a model after it is fitted."""

@@ -1,0 +1,200 @@
+"""Learner: what fits a suite and predicts any of its tasks; and the neural way to be one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+
+from polytask.config import from_dict, to_dict
+from polytask.data import Batch, JointRows, Mixture, Processor, Suite
+from polytask.data.store import read_folder, write_folder
+from polytask.errors import InputError
+from polytask.training.balancers import Balancer, as_balancer
+from polytask.training.engine import Engine
+from polytask.training.loop import State, Training, predict, train
+from polytask.training.module import MultiTaskModule
+from polytask.training.steps import Step, as_step
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Anything that fits a suite. Capabilities beside it are protocols of their own."""
+
+    def fit(self, suite: Suite, *, out: Path | None = None) -> Self: ...
+
+    def predict(
+        self, inputs: Any, tasks: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]: ...
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None: ...
+
+
+class FittedMixin:
+    """What neural and other learners share once fitted: predicting, scoring, describing.
+
+    A class brings ``id`` (its name in the catalogue), ``processor_`` and ``_decoded(batch, tasks)``.
+    """
+
+    id: ClassVar[str]
+    processor_: Processor
+
+    def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Predictions per task for rows of a file, table, data frame or dict.
+
+        Regression: values ``[N]`` in the task's unit. Classification: probabilities ``[N, C]`` in
+        the order of ``task.kind.classes``.
+        """
+        names = self._names(tasks)
+        return self._decoded(self._fitted().inputs(inputs), names)
+
+    def score(self, suite: Suite, split: str = "test") -> dict[str, dict[str, float]]:
+        """Every metric of every fitted task on one split."""
+        processor = self._fitted()
+        data = processor.encode(suite, split)
+        decoded = self._decoded(data, self._names(None))
+        scores = {}
+        for name, values in decoded.items():
+            mask = data.masks[name].numpy()
+            kind = processor.task(name).kind
+            scores[name] = kind.scores(data.targets[name].numpy()[mask], values[mask])
+        return scores
+
+    def _fitted(self) -> Processor:
+        if getattr(self, "processor_", None) is None:
+            raise InputError(f"{self.id} is not fitted yet; call fit(suite) first")
+        return self.processor_
+
+    def _names(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        processor = self._fitted()
+        names = tuple(t.name for t in processor.tasks) if tasks is None else tuple(tasks)
+        for name in names:
+            processor.task(name)
+        return names
+
+
+@dataclass
+class NeuralLearner(FittedMixin):
+    """A network with shared parts, trained by the one loop.
+
+    A system subclasses this as a dataclass, adds its hyper-parameters, and implements ``build``.
+
+    Attributes:
+        training: budget and optimiser.
+        balancer: how losses become one update: text such as ``"cagrad(c=0.4)"``, or an object.
+        step: how an update is made: ``"plain"``, ``"sam(rho=0.05)"``, ``"flat(rho=2.0)"``.
+        mixture: which rows each batch holds.
+    """
+
+    training: Training = field(default_factory=Training)
+    balancer: str | object = "sum"
+    step: str | object = "plain"
+
+    id: ClassVar[str] = "neural"
+    mixture: ClassVar[Mixture] = JointRows()
+
+    def build(self, spec: Processor) -> MultiTaskModule:
+        """The network for fitted inputs and tasks."""
+        raise NotImplementedError
+
+    def fit(
+        self,
+        suite: Suite,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        progress: Callable[[dict[str, Any]], None] = lambda record: None,
+    ) -> Self:
+        """Fit all tasks of the suite; ``out`` keeps a log and checkpoints to resume from."""
+        suite.validate()
+        balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
+        engine = self._engine()
+        engine.check(step, balancer)
+        self.processor_ = Processor.fit(suite)
+        data = _labelled(self.processor_.encode(suite, "train"))
+        validation = self.processor_.encode(suite, "validation")
+        torch.manual_seed(self.training.seed)
+        module = self.build(self.processor_)
+        self.state_: State = train(
+            module,
+            data,
+            validation,
+            self.training,
+            step=step,
+            balancer=balancer,
+            mixture=self.mixture,
+            engine=engine,
+            out=Path(out) if out else None,
+            progress=progress,
+        )
+        self.module_ = module
+        self.prepare_serving(data)
+        return self
+
+    def prepare_serving(self, data: Batch) -> None:
+        """Called once after training with the training rows (a stored context, say)."""
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        return self.state_.history
+
+    @property
+    def parameters_(self) -> int:
+        return sum(p.numel() for p in self.module_.parameters())
+
+    def _engine(self) -> Engine:
+        t = self.training
+        return Engine(t.precision, t.accumulation, t.sharded, t.device)
+
+    def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+        engine = Engine(self.training.precision, device=self.training.device)
+        return predict(self.module_.to(engine.device), batch, tasks, engine)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Config, processor and weights in one folder, atomically; loading needs all three."""
+        processor = self._fitted()
+        write_folder(
+            folder,
+            data={
+                "config": {"system": self.id, "settings": to_dict(self)},
+                "processor": processor.to_dict(),
+            },
+            tensors=self.module_.state_dict(),
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        data, tensors = read_folder(folder)
+        learner = from_dict(cls, _settings(data, cls.id, folder), where=str(folder))
+        learner.processor_ = Processor.from_dict(data["processor"])
+        learner.module_ = learner.build(learner.processor_)
+        learner.module_.load_state_dict(tensors)
+        learner.module_.eval()
+        return learner
+
+    def with_seed(self, seed: int) -> Self:
+        return replace(self, training=replace(self.training, seed=seed))
+
+
+def _settings(data: dict[str, Any], system: str, folder: Any) -> dict[str, Any]:
+    for part in ("config", "processor"):
+        if part not in data:
+            raise InputError(f"model folder {str(folder)!r} has no {part}; it cannot be used")
+    if data["config"]["system"] != system:
+        raise InputError(
+            f"model folder {str(folder)!r} holds a {data['config']['system']}, not a {system}"
+        )
+    return data["config"]["settings"]
+
+
+def _labelled(data: Batch) -> Batch:
+    """Rows with a label for at least one task; the others cannot teach anything."""
+    any_label = torch.stack(list(data.masks.values())).any(0)
+    return data if bool(any_label.all()) else data[any_label.nonzero().squeeze(1)]

@@ -1,0 +1,333 @@
+"""The one training loop. Variation is what is passed in: step, balancer, mixture, engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polytask.data import Batch, Mixture
+from polytask.errors import InputError
+from polytask.training.balancers import Balancer
+from polytask.training.checkpoint import Checkpoints, random_state, restore_random_state
+from polytask.training.engine import Engine, Precision
+from polytask.training.gradients import StepInfo, gramian, jacobian, replayed_randomness
+from polytask.training.module import MultiTaskModule
+from polytask.training.steps import Step
+from polytask.training.tracking import open_trackers
+
+_EVALUATION_ROWS = 8192  # rows per forward pass when scoring; changes nothing but memory
+
+
+@dataclass(frozen=True)
+class Training:
+    """Budget and optimiser of one fit.
+
+    Attributes:
+        lr, weight_decay: of AdamW.
+        batch: rows per update over all processes and micro-batches.
+        epochs: at most this many; ``patience`` epochs without a better validation score end it.
+        schedule: ``"constant"`` or ``"cosine"`` (to zero over all epochs).
+        clip: largest norm of the whole gradient (None: no clipping).
+        accumulation, precision, sharded, device: see ``Engine``.
+        probe: measure all task gradients every so many updates, for the log only (0: never).
+        checkpoint: updates between checkpoints when an output folder is given (0: every epoch).
+        seed: of initial weights, batch order and dropout.
+        trackers: names of accelerate trackers beside the JSON lines.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    batch: int = 256
+    epochs: int = 50
+    patience: int = 5
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: float | None = None
+    accumulation: int = 1
+    precision: Precision = "no"
+    sharded: bool = False
+    device: str | None = None
+    probe: int = 0
+    checkpoint: int = 0
+    seed: int = 0
+    trackers: tuple[str, ...] = ()
+
+    def validate(self) -> None:
+        for name in ("lr", "batch", "epochs", "patience"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"training.{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclass
+class State:
+    """Where a fit stands; saved and restored as a whole."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    steps: int = 0
+    stale: int = 0
+    best_score: float = float("-inf")
+    best_epoch: int = -1
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    cosine: Tensor | None = None
+    conflict: Tensor | None = None
+    probes: int = 0
+
+
+def train(
+    module: MultiTaskModule,
+    data: Batch,
+    validation: Batch,
+    training: Training,
+    *,
+    step: Step,
+    balancer: Balancer,
+    mixture: Mixture,
+    engine: Engine,
+    out: Path | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> State:
+    """Fit ``module`` in place and leave it with its best weights on validation.
+
+    Returns the final state, with ``history`` (one record per epoch: mean losses, validation scores,
+    seconds). With ``out`` set, checkpoints and the log go there, and a run that was stopped goes
+    on from its newest whole checkpoint to bit-identical weights.
+    """
+    training.validate()
+    engine.check(step, balancer)
+    module = engine.place(module)
+    balancer.prepare(len(module.terms))
+    step.prepare(balancer)
+    balancer.to(engine.device)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in module.parameters() if p.requires_grad]},
+            {"params": [p for p in balancer.parameters() if p.requires_grad], "weight_decay": 0.0},
+        ],
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+    )
+    per_epoch = max(1, sum(1 for _ in mixture.draws(data, training.batch, training.seed, 0)))
+    last_losses = torch.ones(len(module.terms), device=engine.device)
+    state = State()
+    checkpoints = Checkpoints(out / "checkpoints") if out else None
+    trackers = open_trackers(training.trackers, out) if engine.leads else []
+    if checkpoints:
+        saved, problems = checkpoints.latest()
+        for sentence in problems:
+            progress({"warning": sentence})
+        if saved:
+            state = _restore(saved, module, optimizer, balancer, last_losses)
+
+    def save() -> None:
+        if checkpoints and engine.leads:
+            checkpoints.save(
+                state.steps, _everything(state, module, optimizer, balancer, last_losses)
+            )
+
+    while state.epoch < training.epochs and state.stale < training.patience:
+        module.train()
+        started, first_step = time.perf_counter(), state.step_in_epoch
+        draws = mixture.draws(data, training.batch, training.seed, state.epoch)
+        for draw in islice(draws, state.step_in_epoch, None):
+            for group in optimizer.param_groups:
+                group["lr"] = training.lr * _scale(training, state.steps, per_epoch)
+            problem = engine.problem(module, data, draw, last_losses)
+            probed = training.probe and state.steps % training.probe == 0
+            if probed:
+                with replayed_randomness():
+                    product = gramian(jacobian(problem)[0], problem)
+            info = step(problem, balancer)
+            norm = engine.clip(module.parameters(), training.clip)
+            optimizer.step()
+            if balancer.looks_back:
+                balancer.after(problem.losses())
+            optimizer.zero_grad()
+            if probed and info.gramian is None:
+                info.gramian = product
+            state.steps += 1
+            state.step_in_epoch += 1
+            _observe(state, info, module.terms)
+            if trackers:
+                seconds = time.perf_counter() - started
+                rate = (state.step_in_epoch - first_step) * training.batch / seconds
+                record = _record(state, info, norm, rate)
+                for tracker in trackers:
+                    tracker.log(record)
+            if training.checkpoint and state.steps % training.checkpoint == 0:
+                save()
+        balancer.end_epoch()
+        scores = evaluate(module, validation, engine)
+        record = _close_epoch(state, scores, module, time.perf_counter() - started)
+        progress(record)
+        for tracker in trackers:
+            tracker.log({"step": state.steps, **record})
+        save()
+    for tracker in trackers:
+        tracker.close()
+    _load_weights(module, state.best_weights)
+    return state
+
+
+def evaluate(
+    module: MultiTaskModule, data: Batch, engine: Engine
+) -> dict[str, dict[str, float]]:
+    """Every metric of every task on the rows that have its label."""
+    decoded = predict(module, data, tuple(data.targets), engine)
+    scores = {}
+    for name, values in decoded.items():
+        mask = data.masks[name].numpy()
+        target = data.targets[name].numpy()[mask]
+        scores[name] = module.tasks[name].kind.scores(target, values[mask])
+    return scores
+
+
+def predict(
+    module: MultiTaskModule, data: Batch, tasks: Sequence[str], engine: Engine
+) -> dict[str, np.ndarray]:
+    """Decoded predictions of some tasks for every row, in order."""
+    module.eval()
+    found: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
+    with torch.inference_mode() if not engine.sharded else torch.no_grad(), engine.autocast():
+        for start in range(0, len(data), _EVALUATION_ROWS):
+            part = data[slice(start, start + _EVALUATION_ROWS)].to(engine.device)
+            for task, output in module.outputs(part.inputs, tasks).items():
+                found[task].append(module.tasks[task].kind.decode(output.float()))
+    return {task: np.concatenate(parts) for task, parts in found.items()}
+
+
+def mean_primary(scores: dict[str, dict[str, float]], module: MultiTaskModule) -> float:
+    """Mean over tasks of the primary metric, signed so that higher is better."""
+    return float(
+        np.mean(
+            [
+                module.tasks[t].kind.primary.sign * s[module.tasks[t].kind.primary.name]
+                for t, s in scores.items()
+            ]
+        )
+    )
+
+
+def _scale(training: Training, steps: int, per_epoch: int) -> float:
+    if training.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + np.cos(np.pi * steps / (per_epoch * training.epochs)))
+
+
+def _observe(state: State, info: StepInfo, terms: tuple[str, ...]) -> None:
+    """Running sums of the epoch: losses, and cosines where gradients were seen."""
+    for name, value in info.losses.items():
+        state.sums[name] = state.sums.get(name, 0.0) + value
+        state.sums[f"n:{name}"] = state.sums.get(f"n:{name}", 0.0) + 1
+    if info.gramian is not None and len(info.terms) == len(terms):
+        cosine = cosines(info.gramian)
+        if state.cosine is None or state.conflict is None:
+            state.cosine, state.conflict = torch.zeros_like(cosine), torch.zeros_like(cosine)
+        state.cosine += cosine
+        state.conflict += (cosine < 0).to(cosine.dtype)
+        state.probes += 1
+
+
+def cosines(product: Tensor) -> Tensor:
+    """Pairwise cosines ``[m, m]`` (float64, on the CPU) from a Gramian ``[m, m]``."""
+    product = product.detach().double().cpu()
+    norms = product.diagonal().clamp(min=1e-30).sqrt()
+    return product / norms.outer(norms)
+
+
+def _record(state: State, info: StepInfo, norm: float, rate: float) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "step": state.steps,
+        "epoch": state.epoch,
+        "loss": info.losses,
+        "weight": info.weights,
+        "gradient_norm": norm,
+        "rows_per_second": round(rate, 1),
+    }
+    if info.gramian is not None:
+        norms = info.gramian.diagonal().clamp(min=0).sqrt().tolist()
+        record["task_gradient_norm"] = dict(zip(info.terms, norms, strict=True))
+        table = cosines(info.gramian).tolist()
+        record["cosine"] = {
+            f"{a}|{b}": table[i][j]
+            for i, a in enumerate(info.terms)
+            for j, b in enumerate(info.terms)
+            if i < j
+        }
+    return record
+
+
+def _close_epoch(
+    state: State, scores: dict[str, dict[str, float]], module: MultiTaskModule, seconds: float
+) -> dict[str, Any]:
+    """Book the epoch: history, best weights so far, patience."""
+    score = mean_primary(scores, module)
+    losses = {
+        n: v / state.sums[f"n:{n}"] for n, v in state.sums.items() if not n.startswith("n:")
+    }
+    record: dict[str, Any] = {
+        "epoch": state.epoch,
+        "loss": losses,
+        "validation": scores,
+        "score": score,
+        "seconds": seconds,
+    }
+    if state.probes and state.cosine is not None and state.conflict is not None:
+        record["cosine"] = (state.cosine / state.probes).tolist()
+        record["conflict"] = (state.conflict / state.probes).tolist()
+    state.history.append(record)
+    if score > state.best_score:
+        state.best_score, state.best_epoch, state.stale = score, state.epoch, 0
+        state.best_weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    else:
+        state.stale += 1
+    state.epoch += 1
+    state.step_in_epoch, state.sums, state.probes = 0, {}, 0
+    state.cosine = state.conflict = None
+    return record
+
+
+def _everything(
+    state: State,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    balancer: Balancer,
+    last_losses: Tensor,
+) -> dict[str, Any]:
+    return {
+        "state": {k: v for k, v in vars(state).items()},
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "balancer": balancer.state_dict(),
+        "last_losses": last_losses,
+        "random": random_state(),
+    }
+
+
+def _restore(
+    saved: dict[str, Any],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    balancer: Balancer,
+    last_losses: Tensor,
+) -> State:
+    _load_weights(module, saved["module"])
+    optimizer.load_state_dict(saved["optimizer"])
+    balancer.load_state_dict(saved["balancer"])
+    last_losses.copy_(saved["last_losses"])
+    restore_random_state(saved["random"])
+    return State(**saved["state"])
+
+
+def _load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    if weights:
+        module.load_state_dict(weights)
