@@ -158,7 +158,9 @@ TABLES: dict[str, Callable[[], Source]] = {
     "tox21": tox21,
     "abalone": abalone,
     "scpf": partial(mulan, "scpf", "count", "See Click Predict Fix (Kaggle 2013), research use"),
-    "wq": partial(mulan, "wq", "abundance", "Slovenian river life (Dzeroski et al. 2000), public"),
+    "wq": partial(
+        mulan, "wq", "abundance", "Slovenian river life (Dzeroski et al. 2000), research use"
+    ),
     "enb": partial(mulan, "enb", "kWh/m2", f"UCI Energy Efficiency (Tsanas, Xifara 2012), {CC_BY}"),
     "oes10": partial(mulan, "oes10", "people", "US occupational employment 2010, public domain"),
 }
