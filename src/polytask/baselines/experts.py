@@ -39,8 +39,7 @@ class ExpertNet(MultiTaskModule):
         super().__init__(spec.tasks)
         shapes = {name: array.shape for name, array in spec.arrays.items()}
         self.rows = nn.ModuleList(
-            FlatRow(len(spec.numeric), spec.cardinalities, shapes, width)
-            for _ in range(embeddings)
+            FlatRow(len(spec.numeric), spec.cardinalities, shapes, width) for _ in range(embeddings)
         )
         self.mixture = mixture(self.rows[0].out_features, len(spec.tasks))
         self.heads = nn.ModuleDict(

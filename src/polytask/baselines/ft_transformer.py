@@ -36,7 +36,10 @@ class FTTransformerNet(MultiTaskModule):
         self.cls = TaskTokens(1, e)
         self.blocks = nn.ModuleList(
             TransformerLayer(
-                SelfAttention(e, config.heads, config.attention_dropout), e, config.ff, config.dropout
+                SelfAttention(e, config.heads, config.attention_dropout),
+                e,
+                config.ff,
+                config.dropout,
             )
             for _ in range(config.blocks)
         )

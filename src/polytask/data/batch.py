@@ -44,7 +44,7 @@ class Batch:
 
     @property
     def counts(self) -> dict[str, int]:
-        """task -> number of labelled rows."""
+        """Task -> number of labelled rows."""
         return {task: int(mask.sum()) for task, mask in self.masks.items()}
 
     def _map(self, change) -> Batch:  # type: ignore[no-untyped-def]

@@ -199,9 +199,7 @@ class Processor:
             {k: Numeric(**v) for k, v in data["numeric"].items()},
             {k: Categorical(tuple(v)) for k, v in data["categorical"].items()},
             {k: Array(**{**v, "shape": tuple(v["shape"])}) for k, v in data["arrays"].items()},
-            tuple(
-                Task(t["name"], kind_from_dict(t["kind"]), t["target"]) for t in data["tasks"]
-            ),
+            tuple(Task(t["name"], kind_from_dict(t["kind"]), t["target"]) for t in data["tasks"]),
         )
 
 

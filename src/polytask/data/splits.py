@@ -30,7 +30,9 @@ class Split(Protocol):
 
 def _cuts(fractions: tuple[float, float, float], rows: int) -> tuple[int, int]:
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(f"split fractions must be three positive numbers summing to 1: {fractions}")
+        raise InputError(
+            f"split fractions must be three positive numbers summing to 1: {fractions}"
+        )
     return round(fractions[0] * rows), round((fractions[0] + fractions[1]) * rows)
 
 
@@ -146,7 +148,9 @@ def parse_split(text: str) -> Split:
         try:
             return RandomSplit(int(value or 0))
         except ValueError:
-            raise InputError(f"--split random takes a whole number as seed, not {value!r}") from None
+            raise InputError(
+                f"--split random takes a whole number as seed, not {value!r}"
+            ) from None
     kinds = {"time": TimeSplit, "group": GroupSplit, "column": ColumnSplit}
     if kind not in kinds or not value:
         raise InputError(

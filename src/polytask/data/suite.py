@@ -124,7 +124,9 @@ class Suite:
         known = [t.name for t in self.tasks]
         for name in names:
             if name not in known:
-                raise InputError(f"task {name!r} is not in suite {self.name!r}{nearest(name, known)}")
+                raise InputError(
+                    f"task {name!r} is not in suite {self.name!r}{nearest(name, known)}"
+                )
         if not names:
             raise InputError("only() needs at least one task name")
         return replace(self, tasks=tuple(t for t in self.tasks if t.name in names))
@@ -284,7 +286,7 @@ def _store(built: _Built, folder: Path) -> None:
 
 
 def _target_map(targets: Any, columns: list[str]) -> dict[str, tuple[str, Any]]:
-    """task name -> (column, kind or None)."""
+    """Task name -> (column, kind or None)."""
     items = targets if isinstance(targets, Mapping) else dict.fromkeys(targets)
     if not items:
         raise InputError("no target columns were given")

@@ -164,9 +164,13 @@ class MultiTab(NeuralLearner):
 
     def build(self, spec: Processor) -> MultiTabNet:
         if spec.arrays:
-            raise InputError(f"multitab reads tables; column {next(iter(spec.arrays))!r} is an array")
+            raise InputError(
+                f"multitab reads tables; column {next(iter(spec.arrays))!r} is an array"
+            )
         if not self.task_tokens and self.mask != "none":
-            raise InputError("multitab: mask needs task_tokens=True; with one token use mask='none'")
+            raise InputError(
+                "multitab: mask needs task_tokens=True; with one token use mask='none'"
+            )
         if self.inter_sample == "true" and self.context < 1:
             raise InputError("multitab: inter_sample='true' needs context >= 1 rows for serving")
         return MultiTabNet(spec, self)

@@ -97,9 +97,7 @@ class Engine:
             group = [t for t in tensors if (t.dtype, t.device) == kind]
             flat = torch.cat([t.reshape(-1) for t in group])
             dist.all_reduce(flat)
-            for tensor, value in zip(
-                group, flat.split([t.numel() for t in group]), strict=True
-            ):
+            for tensor, value in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(value.view_as(tensor))
 
     def problem(

@@ -132,9 +132,7 @@ class Problem:
     ) -> list[Tensor | None]:
         if not loss.requires_grad:
             return [None] * len(parameters)
-        return list(
-            torch.autograd.grad(loss, parameters, retain_graph=retain, allow_unused=True)
-        )
+        return list(torch.autograd.grad(loss, parameters, retain_graph=retain, allow_unused=True))
 
     def reduce_blocks(self, blocks: Blocks) -> None:
         self.reduce(blocks)
@@ -319,7 +317,9 @@ def by_jacobian(problem: Problem, balancer: Callable) -> StepInfo:
     result = combine(shared, balancer, problem, losses)
     add_grads(problem.shared, result.direction)
     weigh = result.weights if balancer.weighs_heads else None
-    add_grads(problem.private, [b.sum(0) for b in private] if weigh is None else mix(private, weigh))
+    add_grads(
+        problem.private, [b.sum(0) for b in private] if weigh is None else mix(private, weigh)
+    )
     return told(problem, losses, result.weights, result.gramian)
 
 

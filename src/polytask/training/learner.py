@@ -15,11 +15,11 @@ from polytask.config import from_dict, to_dict
 from polytask.data import Batch, JointRows, Mixture, Processor, Suite
 from polytask.data.store import read_folder, write_folder
 from polytask.errors import InputError
-from polytask.training.balancers import Balancer, as_balancer
+from polytask.training.balancers import as_balancer
 from polytask.training.engine import Engine
 from polytask.training.loop import State, Training, predict, train
 from polytask.training.module import MultiTaskModule
-from polytask.training.steps import Step, as_step
+from polytask.training.steps import as_step
 
 
 @runtime_checkable
@@ -28,9 +28,7 @@ class Learner(Protocol):
 
     def fit(self, suite: Suite, *, out: Path | None = None) -> Self: ...
 
-    def predict(
-        self, inputs: Any, tasks: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray]: ...
+    def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, np.ndarray]: ...
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None: ...
 

@@ -178,9 +178,7 @@ def train(
     return state
 
 
-def evaluate(
-    module: MultiTaskModule, data: Batch, engine: Engine
-) -> dict[str, dict[str, float]]:
+def evaluate(module: MultiTaskModule, data: Batch, engine: Engine) -> dict[str, dict[str, float]]:
     """Every metric of every task on the rows that have its label."""
     decoded = predict(module, data, tuple(data.targets), engine)
     scores = {}
@@ -271,9 +269,7 @@ def _close_epoch(
 ) -> dict[str, Any]:
     """Book the epoch: history, best weights so far, patience."""
     score = mean_primary(scores, module)
-    losses = {
-        n: v / state.sums[f"n:{n}"] for n, v in state.sums.items() if not n.startswith("n:")
-    }
+    losses = {n: v / state.sums[f"n:{n}"] for n, v in state.sums.items() if not n.startswith("n:")}
     record: dict[str, Any] = {
         "epoch": state.epoch,
         "loss": losses,

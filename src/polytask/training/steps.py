@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from polytask.config import parse_call
-from polytask.errors import InputError
 from polytask.training.balancers import Balancer
 from polytask.training.gradients import (
     Problem,
