@@ -442,7 +442,7 @@ def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) 
     best = max(rows, key=on_validation)
     share = best["sharing"] == "joint"
     others = [r for r in rows if (r["sharing"] == "joint") != share]
-    sentence = f"{'Share one model' if share else 'Do not share'}: {best['name']}"
+    sentence = f"{best['name']} has the highest gain on validation."
     if others:
         rival = max(others, key=on_validation)
         ahead = interval(
@@ -457,16 +457,20 @@ def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) 
         )
         what = "the best without sharing" if share else "the best shared model"
         if ahead["mean"] is not None:
-            sentence += (
-                f" is ahead of {what}, {rival['name']}, by {ahead['mean']:.2f} points of gain on "
-                "validation"
+            sentence = (
+                f"{best['name']} is ahead of {what}, {rival['name']}, by {ahead['mean']:.2f} "
+                "points of gain on validation"
             )
-            if ahead["low"] is not None and ahead["low"] <= 0:
-                sentence += ", which is within the spread over seeds"
+            if ahead["low"] is None:
+                sentence += ", with one seed and so without a spread."
+            elif ahead["low"] <= 0:
+                sentence += ", which is within the spread over seeds."
+            else:
+                sentence += f" (95 % interval {ahead['low']:.2f} to {ahead['high']:.2f})."
     return {
         "method": best["name"],
         "share": share,
-        "sentence": sentence + ".",
+        "sentence": sentence,
         "reference": reference["name"],
         "validation_gain": best["gain"]["validation"],
         "test_gain": best["gain"]["test"],
