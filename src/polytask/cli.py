@@ -140,7 +140,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> Any:
-    from polytask.comparing.compare import Plan, is_neural
+    from polytask.comparing.compare import Plan
+    from polytask.config import assignment
 
     given: dict[str, Any] = {}
     for name in ("learners", "balancers", "steps", "rivals"):
@@ -152,40 +153,18 @@ def _plan(arguments: argparse.Namespace) -> Any:
         except ValueError:
             raise InputError(f"--seeds takes whole numbers, not {arguments.seeds!r}") from None
     given["tuning"] = dict(_tuning(text) for text in arguments.tune or ())
-    given["settings"] = _assignments(arguments.overrides)
+    given["settings"] = dict(assignment(text) for text in arguments.overrides)
     given["transfer"] = not arguments.no_transfer
-    plan = Plan(**given)
-    for learner in plan.learners:
-        if not is_neural(learner):
-            raise InputError(f"{learner} does not share a model; name it with --rivals")
-    return plan
+    return Plan(**given)
 
 
 def _tuning(text: str) -> tuple[str, list[Any]]:
-    import yaml
+    from polytask.config import parse_yaml
 
     key, equals, values = text.partition("=")
     if not equals:
         raise InputError(f"--tune {text!r} is not of the form key=a,b")
-    return key, [_scalar(yaml.safe_load(v)) for v in values.split(",")]
-
-
-def _assignments(texts: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"override {text!r} is not of the form key=value")
-        found[key] = _scalar(yaml.safe_load(value))
-    return found
-
-
-def _scalar(value: Any) -> Any:
-    from polytask.config import scalar
-
-    return scalar(value)
+    return key, [parse_yaml(v, f"--tune {text!r}") for v in _names(values)]
 
 
 # -- fit and predict -----------------------------------------------------------------------------
@@ -193,14 +172,15 @@ def _scalar(value: Any) -> Any:
 
 def _fit(arguments: argparse.Namespace) -> int:
     from polytask.catalogue import load_system
-    from polytask.config import from_dict, override, read_yaml, to_dict
+    from polytask.config import assignment, from_dict, override, read_yaml, to_dict
 
     cls = load_system(arguments.system)
     data = to_dict(cls())
     if arguments.config:
         learner = from_dict(cls, _merged(data, read_yaml(arguments.config)), arguments.config)
         data = to_dict(learner)
-    learner = from_dict(cls, override(data, arguments.overrides), arguments.system)
+    settings = override(data, map(assignment, arguments.overrides))
+    learner = from_dict(cls, settings, arguments.system)
     if arguments.print_config:
         _print_yaml(to_dict(learner))
         return 0
@@ -390,7 +370,7 @@ def _names(text: str) -> list[str]:
     """Comma-separated names; commas inside brackets belong to a name."""
     names, depth, start = [], 0, 0
     for i, sign in enumerate(text):
-        depth += (sign == "(") - (sign == ")")
+        depth += (sign in "([") - (sign in ")]")
         if sign == "," and depth == 0:
             names.append(text[start:i])
             start = i + 1

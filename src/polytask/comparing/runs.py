@@ -59,9 +59,7 @@ class Run:
     def build(self) -> Any:
         """The learner, configured and seeded; a wrong setting is refused here, before any fit."""
         cls = load_system(self.learner)
-        data = to_dict(cls())
-        for key, value in self.settings.items():
-            override(data, [f"{key}={json.dumps(value)}"])
+        data = override(to_dict(cls()), self.settings.items())
         return from_dict(cls, data, where=self.learner).with_seed(self.seed)
 
 
