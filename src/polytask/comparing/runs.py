@@ -22,7 +22,7 @@ from typing import Any
 from polytask.catalogue import load_system
 from polytask.config import from_dict, override, to_dict
 from polytask.data import Suite
-from polytask.data.files import cache_dir
+from polytask.data.files import cache_dir, cache_written
 from polytask.errors import InputError
 
 _LATENCY_ROWS = 1000
@@ -74,10 +74,11 @@ def execute(run: Run, suite: Suite, threads: int | None = None) -> dict[str, Any
 
         torch.set_num_threads(threads)
     result = _measure(run, suite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(result))
-    aside.replace(path)
+    with cache_written():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_text(json.dumps(result))
+        aside.replace(path)
     return result
 
 
@@ -86,7 +87,7 @@ def cached(run: Run, suite: Suite) -> dict[str, Any] | None:
     path = cache_dir() / "runs" / f"{run.key(suite)}.json"
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
 
 

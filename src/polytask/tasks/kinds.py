@@ -90,12 +90,12 @@ class Regression(Kind):
         return 1
 
     def fitted(self, labels: pa.ChunkedArray) -> Self:
-        values = pc.cast(labels, pa.float64())
+        values = pc.cast(labels, pa.float64(), safe=False)
         std = pc.stddev(values).as_py()
         return replace(self, mean=pc.mean(values).as_py(), std=std if std else 1.0)
 
     def encode(self, labels: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
-        values = pc.cast(labels, pa.float64()).to_numpy()
+        values = pc.cast(labels, pa.float64(), safe=False).to_numpy()
         mask = ~np.isnan(values)
         return np.where(mask, values, self.mean).astype(np.float32), mask
 
