@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings: words such as training.lr=0.003 (see --print-config).",
     )
     fit.add_argument("system", help="an id of 'polytask systems'")
-    _suite_arguments(fit)
-    fit.add_argument("--out", required=True, help="folder of the model; a stopped fit goes on")
+    _suite_arguments(fit, nargs="?")
+    fit.add_argument("--out", help="folder of the model; a stopped fit goes on")
     fit.add_argument("--config", help="YAML file with the system's settings")
     fit.add_argument("--print-config", action="store_true", help="print the settings and stop")
     fit.set_defaults(run=_fit, overrides=[])
@@ -105,8 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _suite_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", help="'flights', a table file, or a YAML file that names one")
+def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
+    parser.add_argument(
+        "suite", help="'flights', a table file, or a YAML file that names one", **how_many
+    )
     parser.add_argument("--targets", help="target columns, comma-separated")
     parser.add_argument("--split", help="random[:SEED], time:COLUMN, group:COLUMN, column:COLUMN")
     parser.add_argument("--exclude", help="columns that are not inputs, comma-separated")
@@ -122,12 +124,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from polytask.comparing.compare import budget, compare
 
     plan = _plan(arguments)
-    out = _writable(arguments.out)
     suite = open_suite(arguments)
     plan = replace(plan, settings={**budget(suite), **plan.settings})
     if arguments.print_config:
         _print_yaml({"suite": suite.describe(), "plan": vars(plan)})
         return 0
+    out = _writable(arguments.out)
     _show_suite(suite)
     with _Bar() as bar:
         report = compare(suite, plan=plan, jobs=arguments.jobs, progress=bar)
@@ -184,6 +186,9 @@ def _fit(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         _print_yaml(to_dict(learner))
         return 0
+    for argument, what in (("suite", "a table file or 'flights'"), ("out", "--out FOLDER")):
+        if not getattr(arguments, argument):
+            raise InputError(f"fit needs {what}")
     out = _writable(arguments.out)
     suite = open_suite(arguments)
     _show_suite(suite)
@@ -308,7 +313,16 @@ def _print_claims(rows: Sequence[Any]) -> None:
 
 # -- suites from arguments -----------------------------------------------------------------------
 
-_SUITE_KEYS = ("data", "targets", "split", "exclude", "inputs", "name", "about", "notes")
+_SUITE_KEYS: dict[str, tuple[type, ...]] = {
+    "data": (str,),
+    "targets": (list, dict),
+    "split": (str,),
+    "exclude": (list, dict),
+    "inputs": (dict,),
+    "name": (str,),
+    "about": (str,),
+    "notes": (list,),
+}
 
 
 def open_suite(arguments: argparse.Namespace) -> Any:
@@ -345,10 +359,14 @@ def _suite_yaml(path: str) -> dict[str, Any]:
     from polytask.config import read_yaml
 
     data = read_yaml(path)
-    for key in data:
+    for key, value in data.items():
         if key not in _SUITE_KEYS:
-            raise InputError(f"file {path!r} has no key {key!r}{nearest(key, _SUITE_KEYS)}")
-    if isinstance(data.get("data"), str):
+            raise InputError(f"file {path!r}: key {key!r} is not known{nearest(key, _SUITE_KEYS)}")
+        if not isinstance(value, _SUITE_KEYS[key]):
+            kinds = {str: "text", list: "a list", dict: "keys and values"}
+            wanted = " or ".join(kinds[kind] for kind in _SUITE_KEYS[key])
+            raise InputError(f"file {path!r}: {key} is {value!r}; it must be {wanted}")
+    if "data" in data:
         data["data"] = str(Path(path).parent / data["data"])
     return data
 
