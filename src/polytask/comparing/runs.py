@@ -9,6 +9,7 @@ cache.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import threading
@@ -19,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from polytask.catalogue import load_system
+from polytask.catalogue import catalogue, load_system
 from polytask.config import from_dict, override, to_dict
 from polytask.data import Suite
 from polytask.data.files import cache_dir, cache_written
@@ -53,6 +54,7 @@ class Run:
             self.tasks,
             self.seed,
             source_digest(),
+            plugin_digest(self.learner),
         ]
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
@@ -154,6 +156,14 @@ def source_digest() -> str:
         if path.parent.name != "comparing" or path.name == "runs.py":
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def plugin_digest(learner: str) -> str | None:
+    """Hash of the file of a learner that another package brings (None: it is polytask's own)."""
+    entry = catalogue().get(learner)
+    if entry is None or entry.group != "plug-in":
+        return None
+    return hashlib.blake2b(Path(inspect.getfile(entry.load())).read_bytes()).hexdigest()
 
 
 def check(run: Run, suite: Suite) -> str | None:
