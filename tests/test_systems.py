@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -137,10 +138,8 @@ class FitsBlindly(Faulty):
 
 class PhonesHome(Faulty):
     def fit(self, suite: Any, **keywords: Any) -> Any:
-        try:
+        with suppress(OSError):
             socket.create_connection(("192.0.2.1", 80), timeout=0.1)
-        except OSError:
-            pass
         return super().fit(suite, **keywords)
 
 

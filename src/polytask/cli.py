@@ -313,7 +313,7 @@ def _print_claims(rows: Sequence[Any]) -> None:
 
 # -- suites from arguments -----------------------------------------------------------------------
 
-_SUITE_KEYS: dict[str, tuple[type, ...]] = {
+_SUITE_KEYS: dict[str, tuple[Any, ...]] = {
     "data": (str,),
     "targets": (list, dict),
     "split": (str,),
@@ -363,8 +363,8 @@ def _suite_yaml(path: str) -> dict[str, Any]:
         if key not in _SUITE_KEYS:
             raise InputError(f"file {path!r}: key {key!r} is not known{nearest(key, _SUITE_KEYS)}")
         if not isinstance(value, _SUITE_KEYS[key]):
-            kinds = {str: "text", list: "a list", dict: "keys and values"}
-            wanted = " or ".join(kinds[kind] for kind in _SUITE_KEYS[key])
+            names: dict[Any, str] = {str: "text", list: "a list", dict: "keys and values"}
+            wanted = " or ".join(names[kind] for kind in _SUITE_KEYS[key])
             raise InputError(f"file {path!r}: {key} is {value!r}; it must be {wanted}")
     if "data" in data:
         data["data"] = str(Path(path).parent / data["data"])

@@ -48,7 +48,7 @@ def read_table(source: Any) -> pa.Table:
     elif hasattr(source, "__arrow_c_stream__"):  # pandas, polars, duckdb ...
         try:
             table = pa.table(source)
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, ValueError, TypeError) as error:
             reason = "; ".join(map(str, error.args))
             raise InputError(f"the {type(source).__name__} cannot be read: {reason}") from None
     else:
@@ -174,5 +174,5 @@ def _first_line(path: Path) -> str:
     import gzip
 
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        return file.readline()
+    with opener(path, "rb") as file:
+        return file.readline().decode("utf-8")
