@@ -158,7 +158,7 @@ CSV = "a,b\n" + "1,x\n" * 9
         ("t.csv", CSV.replace("x", "é").encode("latin-1"), ["not UTF-8"]),
         ("t.csv", (CSV + "1,é\n").encode("latin-1"), ["column 'b' is not UTF-8"]),
         ("t.csv", CSV.encode("utf-16"), ["not UTF-8"]),
-        ("t.csv", bytes(range(256)), ["not UTF-8"]),
+        ("t.csv", bytes(range(128, 256)), ["not UTF-8"]),
         ("t.csv.gz", b"no gzip", ["not a gzip"]),
         ("t.csv.gz", gzip.compress(CSV.encode())[:20], ["t.csv.gz"]),
         ("t.parquet", b"PAR1 and then nothing PAR1", ["Parquet"]),

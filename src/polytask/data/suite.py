@@ -34,6 +34,7 @@ _CACHE_FORMAT = 1
 _MAX_CLASSES_OF_NUMBERS = 10  # whole-number targets with more values than this are regressions
 _MOSTLY_NUMBERS = 0.9
 _HASHED_ROWS = 65_536
+_NUMBERS_BESIDE = (pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
 _CLASS_TYPES = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean)  # beside floats
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")  # how pandas writes its row numbers
 
@@ -471,7 +472,10 @@ def _input_columns(
 
 def expand_moment(name: str, values: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
     """A date or time as numbers: days since 1970 (with fraction), hour, weekday (Monday = 0)."""
-    moment = pc.cast(values, pa.timestamp("s"), safe=False)
+    try:
+        moment = pc.cast(values, pa.timestamp("s"), safe=False)
+    except pa.ArrowException as error:
+        raise InputError(f"column {name!r} holds no dates or times: {error}") from None
     return {
         f"{name}.day": pc.divide(pc.cast(pc.cast(moment, pa.int64()), pa.float64()), 86_400.0),
         f"{name}.hour": pc.hour(moment),
@@ -494,7 +498,7 @@ def as_numbers(name: str, values: pa.ChunkedArray, what: str) -> pa.ChunkedArray
                 f"data row {row + 1}"
             )
         values = pc.cast(values, pa.float64())
-    if pa.types.is_decimal(values.type) or pa.types.is_boolean(values.type):
+    if any(is_kind(values.type) for is_kind in _NUMBERS_BESIDE):
         values = pc.cast(values, pa.float64())
     if pa.types.is_floating(values.type):
         infinite = pc.is_inf(values)

@@ -131,7 +131,13 @@ class Classification(Kind):
         return replace(self, classes=tuple(sorted(seen)))
 
     def encode(self, labels: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
-        known = pa.array(self.classes, type=labels.type)
+        try:
+            known = pa.array(self.classes, type=labels.type)
+        except pa.ArrowException:
+            shown = ", ".join(map(repr, self.classes[:5]))
+            raise InputError(
+                f"labels of type {labels.type} cannot be the classes {shown}"
+            ) from None
         codes = pc.index_in(labels, value_set=known, skip_nulls=True)
         unseen = pc.and_(pc.is_valid(labels), pc.is_null(codes))
         if pc.any(unseen).as_py():
