@@ -47,7 +47,7 @@ from torchjd import scalarization as sc
 
 from polytask.config import parse_call
 from polytask.errors import InputError
-from polytask.training.gradients import Statistics
+from polytask.training.gradients import Statistics, replayed_randomness, seed_generators
 
 Needs = Literal["losses", "features", "last_layer", "gramian", "jacobian"]
 
@@ -65,6 +65,7 @@ class Balancer(nn.Module):
     needs: Needs = "losses"
     linear = False
     looks_back = False
+    seed: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +78,19 @@ class Balancer(nn.Module):
 
     def prepare(self, terms: int) -> None:
         """Make room for ``terms`` losses; called once before training."""
+
+    def draw_from(self, seed: int) -> None:
+        """Let random draws follow from ``seed`` alone, so that every process makes the same."""
+        self.seed = seed
+        if self.twin is not None:
+            self.twin.draw_from(seed + 1)
+
+    def __call__(self, statistics: Statistics) -> Tensor:
+        if self.seed is None or self.linear:
+            return super().__call__(statistics)
+        with replayed_randomness():
+            seed_generators(self.seed)
+            return super().__call__(statistics)
 
     def forward(self, statistics: Statistics) -> Tensor:
         raise NotImplementedError
