@@ -20,6 +20,10 @@ FORMAT = 1
 _MANIFEST = "manifest.json"
 
 
+class Damaged(InputError):
+    """A folder is not what was written: a file is missing, cut short or changed."""
+
+
 def write_folder(
     folder: str | os.PathLike[str], *, data: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
@@ -44,10 +48,10 @@ def write_folder(
             save_file(plain, aside / "weights.safetensors")
         hashes = {p.name: _hash(p) for p in sorted(aside.iterdir())}
         (aside / _MANIFEST).write_text(json.dumps({"format": FORMAT, "files": hashes}, indent=1))
-        for path in aside.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in [*aside.iterdir(), aside]:
+            _sync(path)
         _swap(aside, folder)
+        _sync(folder.parent)
     except OSError as error:
         raise InputError(
             f"cannot write {str(folder)!r}: {error.strerror or error}; what was there is untouched"
@@ -60,6 +64,14 @@ def write_folder(
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _swap(aside: Path, folder: Path) -> None:
@@ -92,9 +104,9 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.exists():
-            raise InputError(f"{str(folder)!r} lacks its file {name!r}")
+            raise Damaged(f"{str(folder)!r} lacks its file {name!r}")
         if _hash(path) != digest:
-            raise InputError(f"file {str(path)!r} is damaged or truncated")
+            raise Damaged(f"file {str(path)!r} is damaged or truncated")
     data, tensors = {}, {}
     for name in manifest["files"]:
         if name == "weights.safetensors":
@@ -107,11 +119,11 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     if not path.exists():
-        raise InputError(f"{str(folder)!r} has no {_MANIFEST}: it is not a polytask folder")
+        raise Damaged(f"{str(folder)!r} has no {_MANIFEST}: it is not a polytask folder")
     try:
         manifest = json.loads(path.read_text())
     except json.JSONDecodeError:
-        raise InputError(f"file {str(path)!r} is damaged or truncated") from None
+        raise Damaged(f"file {str(path)!r} is damaged or truncated") from None
     if manifest.get("format", 0) > FORMAT:
         raise InputError(
             f"{str(folder)!r} was written by a newer polytask (format {manifest['format']}, this "
