@@ -125,7 +125,10 @@ def test_a_term_without_labels_is_as_if_it_were_not_there(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_that_lack_a_term_add_up(name: str) -> None:
     net, x, y = make()
-    missing = {"a": torch.arange(12) < 5, "c": torch.arange(12) >= 3}  # in 4 parts: some lack a or c
+    missing = {
+        "a": torch.arange(12) < 5,
+        "c": torch.arange(12) >= 3,
+    }  # in 4 parts: some lack a or c
     whole, split = copy.deepcopy(net), copy.deepcopy(net)
     balance(problem(whole, x, y, missing=missing), as_balancer(name))
     balance(problem(split, x, y, missing=missing, parts=4), as_balancer(name))

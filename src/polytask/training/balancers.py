@@ -37,7 +37,6 @@ m tasks, gradients g_i (rows of J), G = J Jᵀ, direction d, step θ ← θ - η
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -50,7 +49,7 @@ from torchjd.aggregation._weighting_bases import _GramianWeighting
 
 from polytask.config import parse_call
 from polytask.errors import InputError
-from polytask.training.gradients import Statistics
+from polytask.training.gradients import Statistics, replayed_randomness, seed_generators
 
 Needs = Literal["losses", "features", "last_layer", "gramian", "jacobian"]
 
@@ -58,8 +57,7 @@ Needs = Literal["losses", "features", "last_layer", "gramian", "jacobian"]
 class Balancer(nn.Module):
     """Base of all balancers: ``balancer(statistics) -> weights [m]`` (or a direction ``[n]``).
 
-    A balancer draws random numbers from a stream of its own, so that every process draws the same
-    and a model's dropout changes nothing. Its ``state_dict`` holds all of its running state.
+    Its ``state_dict`` holds all of its running state.
 
     Attributes:
         needs: the statistic it reads; the loop picks the gradient route from it.
@@ -71,12 +69,12 @@ class Balancer(nn.Module):
     needs: Needs = "losses"
     linear = False
     looks_back = False
+    seed: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.text = type(self).__name__.lower()
         self.twin: Balancer | None = None  # a second copy with running state of its own
-        self._stream: list[int] | None = None  # seed and number of draws
 
     @property
     def weighs_heads(self) -> bool:
@@ -85,12 +83,17 @@ class Balancer(nn.Module):
     def prepare(self, terms: int) -> None:
         """Make room for ``terms`` losses; called once before training."""
 
+    def draw_from(self, seed: int) -> None:
+        """Let random draws follow from ``seed`` alone, so that every process makes the same."""
+        self.seed = seed
+        if self.twin is not None:
+            self.twin.draw_from(seed + 1)
+
     def __call__(self, statistics: Statistics) -> Tensor:
-        if self._stream is None:
-            self._stream = [torch.initial_seed(), 0]
-        seed, draws = self._stream
-        self._stream[1] += 1
-        with _drawing_from((seed + draws) % 2**63, statistics.losses.device):
+        if self.seed is None:
+            return super().__call__(statistics)
+        with replayed_randomness():
+            seed_generators(self.seed)
             return super().__call__(statistics)
 
     def forward(self, statistics: Statistics) -> Tensor:
@@ -119,21 +122,6 @@ class Balancer(nn.Module):
                 saved = state_dict.get(f"{prefix}{path}.{name}")
                 module._buffers[name] = None if saved is None else torch.empty_like(saved)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-@contextlib.contextmanager
-def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
 
 
 class Scalarized(Balancer):
@@ -397,7 +385,7 @@ class GradNorm(Balancer):
     """
 
     needs: Needs = "last_layer"
-    weighs_heads = True  # type: ignore[assignment]
+    weighs_heads = True
     first: Tensor
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025) -> None:
