@@ -13,7 +13,7 @@ from torchjd import aggregation as ag
 from torchjd import autojac
 
 from polytask.errors import InputError
-from polytask.training.balancers import BALANCERS, as_balancer
+from polytask.training.balancers import BALANCERS, Balancer, as_balancer
 from polytask.training.factored import Factored
 from polytask.training.gradients import (
     Pass,
@@ -84,6 +84,12 @@ def problem(
     )
 
 
+def seeded(name: str) -> Balancer:
+    balancer = as_balancer(name)
+    balancer.draw_from(7)
+    return balancer
+
+
 def grads(net: nn.Module) -> dict[str, Tensor]:
     return {
         n: torch.zeros_like(p) if p.grad is None else p.grad.clone()
@@ -100,7 +106,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float = 1
 
 def updated(name: str, **how: object) -> dict[str, Tensor]:
     net, x, y = make()
-    balance(problem(net, x, y, **how), as_balancer(name))  # type: ignore[arg-type]
+    balance(problem(net, x, y, **how), seeded(name))  # type: ignore[arg-type]
     return grads(net)
 
 
@@ -116,7 +122,7 @@ def test_a_term_without_labels_is_as_if_it_were_not_there(name: str) -> None:
         pytest.skip("has one weight per term by definition")
     net, x, y = make()
     gone = {"b": torch.ones(len(x), dtype=torch.bool)}
-    info = balance(problem(net, x, y, missing=gone), as_balancer(name))
+    info = balance(problem(net, x, y, missing=gone), seeded(name))
     assert set(info.losses) == {"a", "c"}
     assert net.heads["b"].weight.grad is None or not net.heads["b"].weight.grad.any()
     assert all(g.isfinite().all() for g in grads(net).values())
@@ -130,8 +136,8 @@ def test_parts_that_lack_a_term_add_up(name: str) -> None:
         "c": torch.arange(12) >= 3,
     }  # in 4 parts: some lack a or c
     whole, split = copy.deepcopy(net), copy.deepcopy(net)
-    balance(problem(whole, x, y, missing=missing), as_balancer(name))
-    balance(problem(split, x, y, missing=missing, parts=4), as_balancer(name))
+    balance(problem(whole, x, y, missing=missing), seeded(name))
+    balance(problem(split, x, y, missing=missing, parts=4), seeded(name))
     same(grads(whole), grads(split))
 
 
@@ -185,7 +191,7 @@ def test_a_loss_balancer_is_the_backward_pass_of_its_formula(
 ) -> None:
     net, x, y = make()
     by_hand = copy.deepcopy(net)
-    balance(problem(net, x, y), as_balancer(name))
+    balance(problem(net, x, y), seeded(name))
     objective(torch.stack(list(problem(by_hand, x, y).run(0, None).losses.values()))).backward()
     same(grads(net), grads(by_hand))
 
@@ -193,12 +199,12 @@ def test_a_loss_balancer_is_the_backward_pass_of_its_formula(
 def test_an_update_is_added_to_what_is_in_grad() -> None:
     for name in ("sum", "mgda", "graddrop", "features(mgda)", "gradnorm"):
         net, x, y = make()
-        balance(problem(net, x, y), as_balancer(name))
+        balance(problem(net, x, y), seeded(name))
         once = grads(net)
         net.zero_grad()
         for parameter in net.parameters():
             parameter.grad = torch.ones_like(parameter)
-        balance(problem(net, x, y), as_balancer(name))
+        balance(problem(net, x, y), seeded(name))
         same({n: g + 1 for n, g in once.items()}, grads(net))
 
 
@@ -232,18 +238,25 @@ class Turned(nn.Module):
         return torch.addmm(self.b, x @ self.w, turned, alpha=2) @ turned
 
 
-NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "mlp": (lambda: nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 6)), lambda: torch.randn(9, 30)),
-    "more rows than inputs": (lambda: nn.Linear(5, 40), lambda: torch.randn(9, 5)),
-    "sequences": (lambda: nn.Sequential(nn.Linear(30, 40), nn.LayerNorm(40), nn.Linear(40, 6, bias=False)), lambda: torch.randn(3, 4, 30)),
-    "turned sequences": (lambda: nn.Linear(30, 7), lambda: torch.randn(4, 3, 30).transpose(0, 1)),
-    "attention": (lambda: nn.TransformerEncoderLayer(32, 4, 40, dropout=0.0, batch_first=True), lambda: torch.randn(2, 5, 32)),
-    "convolution": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, 5)), lambda: torch.randn(6, 2, 5, 5)),
-    "embedding": (lambda: nn.Sequential(nn.Embedding(10, 30), nn.Linear(30, 4)), lambda: torch.randint(10, (8,))),
-    "tied": (Tied, lambda: torch.randn(7, 30)),
-    "turned": (Turned, lambda: torch.randn(7, 30)),
-    "recurrent": (lambda: nn.LSTMCell(20, 10), lambda: torch.randn(6, 20)),
-}  # fmt: skip
+def nets() -> dict[str, tuple[nn.Module, Tensor]]:
+    rows, sequences = torch.randn(9, 30), torch.randn(3, 4, 30)
+    mlp = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 6))
+    normed = nn.Sequential(nn.Linear(30, 40), nn.LayerNorm(40), nn.Linear(40, 6, bias=False))
+    attention = nn.TransformerEncoderLayer(30, 3, 40, dropout=0.0, batch_first=True)
+    image = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, 5))
+    words = nn.Sequential(nn.Embedding(10, 30), nn.Linear(30, 4))
+    return {
+        "mlp": (mlp, rows),
+        "more rows than inputs": (nn.Linear(5, 40), torch.randn(9, 5)),
+        "sequences": (normed, sequences),
+        "turned sequences": (nn.Linear(30, 7), sequences.transpose(0, 1)),
+        "attention": (attention, sequences),
+        "convolution": (image, torch.randn(6, 2, 5, 5)),
+        "embedding": (words, torch.randint(10, (8,))),
+        "tied": (Tied(), rows),
+        "turned": (Turned(), rows),
+        "recurrent": (nn.LSTMCell(30, 10), rows),
+    }
 
 
 def three_losses(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -252,10 +265,10 @@ def three_losses(net: nn.Module, x: Tensor) -> list[Tensor]:
     return [out.square().mean(), out.flatten()[:9].sin().sum(), out.amax()]
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", nets())
 def test_factors_hold_the_gradients_that_autograd_forms(kind: str) -> None:
     torch.manual_seed(1)
-    net, x = NETS[kind][0](), NETS[kind][1]()
+    net, x = nets()[kind]
     parameters = list(net.parameters())
     rows = [
         torch.autograd.grad(loss, parameters, retain_graph=True) for loss in three_losses(net, x)
@@ -308,7 +321,7 @@ def test_the_logged_gramian_is_that_of_the_jacobian_and_leaves_no_gradient() -> 
 
 def test_the_feature_route_weighs_by_gradients_at_the_feature() -> None:
     net, x, y = make()
-    info = balance(problem(net, x, y), as_balancer("features(upgrad)"))
+    info = balance(problem(net, x, y), seeded("features(upgrad)"))
     part = problem(net, x, y).run(0, None)
     rows = torch.stack(
         [
@@ -345,7 +358,7 @@ def test_one_row_through_one_layer_makes_the_feature_route_exact() -> None:
             net.trunk[3].weight = net.trunk[0].weight
             torch.manual_seed(3)
             nn.init.normal_(net.trunk[0].weight)
-            balance(problem(net, x, y), as_balancer(name))
+            balance(problem(net, x, y), seeded(name))
             nets.append(grads(net))
         same(*nets)
 
@@ -356,7 +369,7 @@ def test_the_feature_route_refuses_what_it_cannot_see() -> None:
     run = whole.run
     whole.run = lambda part, only: Pass(run(part, only).losses)
     with pytest.raises(InputError, match="no single shared feature"):
-        balance(whole, as_balancer("features(mgda)"))
+        balance(whole, seeded("features(mgda)"))
 
     def aside(part: int, only: str | None) -> Pass:
         found = run(part, only)
@@ -364,7 +377,7 @@ def test_the_feature_route_refuses_what_it_cannot_see() -> None:
 
     whole.run = aside
     with pytest.raises(InputError, match="'b' does not read the shared feature"):
-        balance(whole, as_balancer("features(mgda)"))
+        balance(whole, seeded("features(mgda)"))
 
 
 # -- small things --------------------------------------------------------------------------------
@@ -400,6 +413,6 @@ def test_in_parts_dropout_draws_the_same_masks_twice() -> None:
         net.trunk[1] = nn.Dropout(0.5)
         seen: list[Tensor] = []
         net.trunk[1].register_forward_hook(lambda m, i, o, seen=seen: seen.append(o != 0))
-        balance(problem(net, x, y, parts=2), as_balancer(name))
+        balance(problem(net, x, y, parts=2), seeded(name))
         assert len(seen) == 4
         assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
