@@ -146,7 +146,6 @@ AGGREGATORS: dict[str, Callable[[], ag.Aggregator]] = {
     "pcgrad": ag.PCGrad,
     "cagrad(c=0.4)": lambda: ag.CAGrad(0.4),
     "imtl_g": ag.IMTLG,
-    "nash_mtl": lambda: ag.NashMTL(n_tasks=3),
     "fairgrad(alpha=2.0)": lambda: ag.FairGrad(2.0),
     "aligned_mtl": ag.AlignedMTL,
     "upgrad": ag.UPGrad,

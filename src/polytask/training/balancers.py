@@ -2,7 +2,8 @@
 
 A balancer declares in ``needs`` what it must be given and answers with weights over the present
 terms (``needs="jacobian"``: with a direction). Scalarizers and aggregators come from torchjd; here
-are the names, the adapters, and the two methods torchjd lacks (GradNorm, scale-invariant).
+are the names, the adapters, the two methods torchjd lacks (GradNorm, scale-invariant), and the
+bargaining equation of Nash-MTL.
 
 m tasks, gradients g_i (rows of J), G = J Jᵀ, direction d, step θ ← θ - η d.
 
@@ -37,7 +38,6 @@ m tasks, gradients g_i (rows of J), G = J Jᵀ, direction d, step θ ← θ - η
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -280,53 +280,57 @@ class Rooted(Balancer):
 
 
 class NashMTL(Balancer):
-    """torchjd's Nash-MTL fed with a root R of G (R Rᵀ = G): its weights depend on J only through G.
+    """Nash-MTL (Navon et al., ICML 2022, arXiv 2202.01017): α > 0 with G α = 1/α.
 
-    One solver per number of tasks with a gradient, because the solver's state is of fixed size; a
-    gradient of zero has no say (G α = 1/α has no solution with it).
+    α is the minimum of the self-concordant ½ αᵀGα - Σ log α_i, found by damped Newton steps on the
+    cosines of G (torchjd's sequence of convex programs stops short of it for gradients of unlike
+    norm, and needs a solver without wheels for Python 3.13). A gradient of zero has no say.
+
+    Args:
+        max_norm: largest norm of the direction (0: no limit).
+        update_weights_every: updates between two bargains; α is kept between them.
     """
 
     needs: Needs = "gramian"
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, max_norm: float = 1.0, update_weights_every: int = 1) -> None:
         super().__init__()
-        ag.NashMTL(n_tasks=2, **options)  # a wrong option or a missing solver is told at once
-        self._options = options
-        self._solvers: dict[int, Any] = {}
+        if max_norm < 0 or update_weights_every < 1:
+            raise InputError("nash_mtl needs max_norm >= 0 and update_weights_every >= 1")
+        self.max_norm, self.every = max_norm, update_weights_every
+        self._steps = 0
+        self._alpha: Tensor | None = None  # of the last bargain, per term
 
     def forward(self, statistics: Statistics) -> Tensor:
         gramian, rows = _seen(statistics, zero_rows=False)
+        if len(rows) and (self._alpha is None or self._steps % self.every == 0):
+            self._alpha = torch.ones(len(statistics.losses), dtype=torch.float64)
+            at = torch.tensor(statistics.present)[rows]
+            self._alpha[at] = _bargain(gramian.double(), torch.finfo(gramian.dtype).eps)
+        self._steps += 1
         weights = torch.zeros(len(statistics.present), dtype=torch.float64)
-        if len(rows):
-            with warnings.catch_warnings():  # cvxpy: such a problem is compiled again each time
-                warnings.filterwarnings("ignore", message="You are solving a parameterized problem")
-                weights[rows] = self._solver(len(rows)).weighting(_root(gramian))
+        if self._alpha is not None:
+            weights[rows] = self._alpha[statistics.present][rows]
+        norm = float((weights[rows] @ gramian.double() @ weights[rows]).clamp(min=0).sqrt())
+        if self.max_norm and norm > self.max_norm:
+            weights *= self.max_norm / norm
         return weights.to(statistics.losses)
 
-    def _solver(self, tasks: int) -> Any:
-        if tasks not in self._solvers:
-            self._solvers[tasks] = ag.NashMTL(n_tasks=tasks, **self._options)
-        return self._solvers[tasks]
 
-    def get_extra_state(self) -> dict[str, Any]:
-        solvers = {
-            str(m): {"step": s.weighting.step, "alpha": s.weighting.prvs_alpha.tolist()}
-            for m, s in self._solvers.items()
-        }
-        return {**super().get_extra_state(), "solvers": solvers}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        import numpy as np
-
-        super().set_extra_state(state)
-        kept = {int(tasks) for tasks in state["solvers"]}
-        self._solvers = {m: solver for m, solver in self._solvers.items() if m in kept}
-        for tasks, saved in state["solvers"].items():
-            weighting = self._solver(int(tasks)).weighting
-            if not hasattr(weighting, "prob"):
-                weighting._init_optim_problem()
-            weighting.step = saved["step"]
-            weighting.prvs_alpha = np.asarray(saved["alpha"])
+def _bargain(gramian: Tensor, rounding: float) -> Tensor:
+    """α > 0 with G α = 1/α, for G ``[m, m]`` with a positive diagonal, in float64."""
+    norms = gramian.diagonal().sqrt()
+    # The ridge bounds α where gradients cancel and no solution exists.
+    cosines = gramian / norms.outer(norms) + rounding * len(norms) * torch.eye(len(norms))
+    alpha = torch.full_like(norms, len(norms) ** -0.5)
+    for _ in range(100):
+        slope = cosines @ alpha - 1 / alpha
+        step = torch.linalg.solve(cosines + torch.diag(alpha**-2), slope)
+        decrement = float((slope @ step).clamp(min=0).sqrt())
+        alpha = alpha - step / (1 + decrement)
+        if decrement < 1e-9:
+            break
+    return alpha / norms
 
 
 class Aggregated(Balancer):
@@ -571,8 +575,7 @@ def _from_aggregator(value: ag.Aggregator) -> Balancer:
     if isinstance(value, ag.GramianWeightedAggregator):
         return GramianWeighted(value.gramian_weighting)
     if isinstance(value, ag.NashMTL):
-        every, rounds = value.update_weights_every, value.optim_niter
-        return NashMTL(max_norm=value.max_norm, update_weights_every=every, optim_niter=rounds)
+        return NashMTL(value.max_norm, value.update_weights_every)
     if isinstance(value, ag.ConFIG):
         return Rooted(value)
     if isinstance(value, ag.WeightedAggregator) and isinstance(value.weighting, _COUNTS_ROWS):
@@ -592,6 +595,6 @@ def _from_weighting(value: Any) -> Balancer:
     inner = value
     while isinstance(inner, ag.CRMOGMWeighting):
         inner = inner.weighting
-    if isinstance(inner, _GramianWeighting | _COUNTS_ROWS):
+    if isinstance(inner, (_GramianWeighting, *_COUNTS_ROWS)):
         return GramianWeighted(value)
     return Aggregated(ag.WeightedAggregator(value))
