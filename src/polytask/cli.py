@@ -13,7 +13,7 @@ from typing import Any
 
 from polytask.errors import InputError, nearest
 
-_DEMO_ROWS = 40_000
+_DEMO_ROWS = 20_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:

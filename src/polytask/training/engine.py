@@ -204,7 +204,7 @@ class Engine:
             module.shared_parameters(),
             module.private_parameters(),
             last_shared=module.last_shared(),
-            reduce=self.reduce,
+            reduce=self.reduce if self.world > 1 else None,
             last_losses=last_losses,
             module=module,
         )
