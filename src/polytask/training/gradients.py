@@ -376,6 +376,7 @@ def by_gramian(problem: Problem, balancer: Balances) -> StepInfo:
     weights = balancer(Statistics(losses, problem.index, gramian=product))
     accumulate(problem.shared, gradients.mix(weights))
     accumulate(problem.private, gradients.private_sums)
+    _reduce_grads(problem)  # nothing to sum, but zeros for absent terms as on every other route
     return told(problem, losses, weights, product)
 
 
