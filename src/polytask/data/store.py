@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -81,14 +82,18 @@ def _swap(aside: Path, folder: Path) -> None:
                 f"{str(folder)!r} exists and was not written by polytask; choose another folder"
             )
         old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-        folder.rename(old / "old")
         try:
-            aside.rename(folder)
+            folder.rename(old / "old")
+            try:
+                aside.rename(folder)
+            except OSError:
+                (old / "old").rename(folder)
+                raise
         except OSError:
-            (old / "old").rename(folder)
+            with contextlib.suppress(OSError):  # never empties it
+                old.rmdir()
             raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     else:
         aside.rename(folder)
 

@@ -68,8 +68,10 @@ class Adapted:
             raise InputError(f"tracker {name!r} is not installed: {error}") from None
 
     def log(self, record: Mapping[str, Any]) -> None:
+        values = dict(record)
+        step = int(values.pop("step"))
         prefix = "epoch/" if "validation" in record else ""
-        self._tracker.log(dict(_scalars(record, prefix)), step=int(record["step"]))
+        self._tracker.log(dict(_scalars(values, prefix)), step=step)
 
     def close(self) -> None:
         self._tracker.finish()
