@@ -93,12 +93,7 @@ class Engine:
 
     def place(self, module: MultiTaskModule) -> MultiTaskModule:
         """The module on its device, equal on every process; a sharded copy of it if asked."""
-        for part in module.modules():
-            if isinstance(part, nn.parallel.DistributedDataParallel) or sharded.is_sharded(part):
-                raise InputError(
-                    f"{type(part).__name__} is wrapped already, which would change or hide its "
-                    "gradients; give the bare module, and training.sharded=True for FSDP2"
-                )
+        sharded.refuse_wrapped(module)
         if self.sharded:
             self._send(module)
             return sharded.shard(module, self.device, self.world)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from polytask.errors import InputError
 from polytask.training.gradients import (
     Blocks,
     Problem,
@@ -29,10 +30,17 @@ from polytask.training.gradients import (
 M = TypeVar("M", bound=nn.Module)
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """True for a module that FSDP has wrapped already (either version)."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and who wrapped has done so
-    return fsdp is not None and isinstance(module, fsdp.FSDPModule | fsdp.FullyShardedDataParallel)
+def refuse_wrapped(module: nn.Module) -> None:
+    """Raise for a module that DDP or FSDP (either version) has wrapped already."""
+    wrappers: tuple[type, ...] = (nn.parallel.DistributedDataParallel,)
+    if fsdp := sys.modules.get("torch.distributed.fsdp"):  # slow to import, so only if it is there
+        wrappers = (*wrappers, fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
+    for part in module.modules():
+        if isinstance(part, wrappers):
+            raise InputError(
+                f"{type(part).__name__} is wrapped for several processes already, which changes or "
+                "hides task gradients; give the bare module (training.sharded=True shards it)"
+            )
 
 
 def shard(module: M, device: torch.device, world: int) -> M:
