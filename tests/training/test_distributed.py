@@ -114,6 +114,14 @@ def test_random_balancers_draw_the_same_beside_dropout(pair: Any, balancer: str)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("balancer", jobs.ALONE)
+def test_a_balancer_alone_sees_all_processes(pair: Any, balancer: str) -> None:
+    first, second = (found["alone", balancer] for found in pair)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    if balancer != "pcgrad":  # alone in one process, draws come from torch's own generator
+        torch.testing.assert_close(first, jobs.fit_alone(balancer), rtol=2e-4, atol=2e-5)
+
+
 def test_the_problem_is_hard_enough(alone: Any) -> None:
     """The cases the other tests are about do occur, and weights do move."""
     data, half = jobs.gappy(), torch.arange(jobs.BATCH) % 2 == 0

@@ -6,6 +6,7 @@ test_distributed.py takes the reference from ``fit`` and runs this file as two p
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small import InOrder, net, rows
 
 from polytask.data import Batch
-from polytask.training import Engine, Training, as_balancer, as_step, train
+from polytask.training import Balanced, Engine, Training, as_balancer, as_step, train
 
 LOSSES = ("sum", "constant(weights=(1.0, 0.5, 2.0))", "uw", "dwa", "si", "famo", "rlw", "stch")
 GRAMIAN = ("upgrad", "mgda", "pcgrad", "cagrad", "imtl_g", "aligned_mtl", "nash_mtl", "fairgrad")
@@ -31,6 +32,7 @@ COMBINATIONS = [
 ]
 ACCUMULATED = ("sum", "uw", "upgrad", "graddrop", "gradnorm", "features(upgrad)")
 RANDOM = ("rlw", "pcgrad", "gradvac", "graddrop")
+ALONE = ("sum", "uw", "upgrad", "pcgrad", "features(mgda)")
 SHARDED = [
     *((balancer, "plain", 1, True) for balancer in ("sum", "uw", "dwa", "famo", "rlw")),
     *((balancer, "plain", 1, True) for balancer in ("upgrad", "mgda", "pcgrad", "nash_mtl")),
@@ -112,6 +114,20 @@ def fit(
     }
 
 
+def fit_alone(balancer: str) -> list[torch.Tensor]:
+    """Gradients of a ``Balanced`` over an even share of the rows of each process."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    module, data = net(), rows(24)[int(os.environ.get("RANK", "0")) :: world]
+    balanced = Balanced(balancer, shared=module.trunk, private=module.heads)
+    for _ in range(2):
+        if balanced.balancer.needs == "features":
+            feature = module.represent(data.inputs, data.targets)
+            balanced.backward(module.losses_at(feature, data), feature=feature)
+        else:
+            balanced.backward(lambda: module.losses(data))
+    return [p.grad for p in module.parameters()]
+
+
 def main(out: str) -> None:
     torch.set_num_threads(1)
     found: dict[Any, Any] = {}
@@ -120,6 +136,8 @@ def main(out: str) -> None:
     jobs += [(balancer, "plain", 1, False, 0.3) for balancer in RANDOM]
     for job in [*jobs, *SHARDED]:
         found[job] = fit(*job)
+    for balancer in ALONE:
+        found["alone", balancer] = fit_alone(balancer)
     rank = Engine(device="cpu").rank
     torch.save(found, f"{out}.{rank}")
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,18 @@ from polytask.training.steps import Step
 
 Precision = Literal["no", "bf16"]
 T = TypeVar("T")
+
+
+class Groups(NamedTuple):
+    """A module's parameters, listed once: walking a module costs more than a small update."""
+
+    shared: list[nn.Parameter]
+    private: list[nn.Parameter]
+    last_shared: list[nn.Parameter]
+
+    @classmethod
+    def of(cls, module: MultiTaskModule) -> Groups:
+        return cls(module.shared_parameters(), module.private_parameters(), module.last_shared())
 
 
 class Engine:
@@ -151,7 +163,12 @@ class Engine:
                 tensor.copy_(value.view_as(tensor))
 
     def problem(
-        self, module: MultiTaskModule, data: Batch, draw: Draw, last_losses: Tensor
+        self,
+        module: MultiTaskModule,
+        groups: Groups,
+        data: Batch,
+        draw: Draw,
+        last_losses: Tensor,
     ) -> Problem:
         """The update's losses: this process's share of the global batch, in micro-batches."""
         mine = draw.rows[self.rank :: self.world]
@@ -196,17 +213,17 @@ class Engine:
             len(parts),
             module.terms,
             present,
-            module.shared_parameters(),
-            module.private_parameters(),
-            last_shared=module.last_shared(),
+            groups.shared,
+            groups.private,
+            last_shared=groups.last_shared,
             reduce=self.reduce if self.world > 1 else None,
             last_losses=last_losses,
             module=module,
         )
 
-    def clip(self, parameters: Iterable[nn.Parameter], limit: float | None) -> float:
+    def clip(self, groups: Groups, limit: float | None) -> float:
         """Norm of the whole gradient before clipping to ``limit`` (None: no clipping)."""
-        parameters = list(parameters)
+        parameters = [*groups.shared, *groups.private]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         size = float(sharded.whole(norm))
         if not math.isfinite(size):

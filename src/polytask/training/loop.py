@@ -17,14 +17,13 @@ from polytask.data import Batch, Mixture
 from polytask.errors import InputError
 from polytask.training.balancers import Balancer
 from polytask.training.checkpoint import Checkpoints, moved
-from polytask.training.engine import Engine, Precision
+from polytask.training.engine import Engine, Groups, Precision
 from polytask.training.gradients import (
     Problem,
     StepInfo,
     frozen_statistics,
-    gramian,
-    jacobian,
     replayed_randomness,
+    task_gramian,
 )
 from polytask.training.module import MultiTaskModule
 from polytask.training.sharded import load_optimizer, load_weights, whole
@@ -127,12 +126,13 @@ def train(
     if training.trackers and out is None:
         raise InputError(f"tracker {training.trackers[0]!r} needs an output folder: give out=...")
     live = engine.place(module)
+    groups = Groups.of(live)
     balancer.prepare(len(live.terms))
     step.prepare(balancer)
     balancer.to(engine.device)
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in live.parameters() if p.requires_grad]},
+            {"params": [*groups.shared, *groups.private]},
             {"params": [p for p in balancer.parameters() if p.requires_grad], "weight_decay": 0.0},
         ],
         lr=training.lr,
@@ -164,10 +164,10 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = training.lr * _scale(training, state.steps, per_epoch)
                 engine.seed(balancer, training.seed, state.steps)
-                problem = engine.problem(live, data, draw, last_losses)
+                problem = engine.problem(live, groups, data, draw, last_losses)
                 try:
                     info = step(problem, balancer)
-                    norm = engine.clip(live.parameters(), training.clip)
+                    norm = engine.clip(groups, training.clip)
                 except FloatingPointError as error:
                     raise InputError(
                         f"{error} in update {state.steps + 1}: lower training.lr, set "
@@ -204,7 +204,7 @@ def train(
 def probe(problem: Problem) -> Tensor:
     """Gramian ``[m, m]`` of all task gradients of the trunk, for the log; it changes nothing."""
     with replayed_randomness(), frozen_statistics(problem.module):
-        return gramian(jacobian(problem)[0], problem)
+        return task_gramian(problem)
 
 
 def evaluate(module: MultiTaskModule, data: Batch, engine: Engine) -> dict[str, dict[str, float]]:
