@@ -72,7 +72,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'.*nowhere' does not exist"):
+    with pytest.raises(InputError, match=r"'.*nowhere' does not exist"):
         read_folder(tmp_path / "nowhere")
 
 
@@ -125,7 +125,7 @@ def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
 
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write to '.*model'"):
+    with pytest.raises(InputError, match=r"cannot write to '.*model'"):
         write(tmp_path / "file" / "model")
 
 

@@ -1,4 +1,4 @@
-"""A small two-kind problem that the engine's tests share: module, rows with gaps, a fixed mixture."""
+"""A small problem that the engine's tests share: a module, rows with gaps, a fixed mixture."""
 
 from __future__ import annotations
 

@@ -75,9 +75,8 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert len(found["updates"]) == len(expected["updates"]) >= jobs.UPDATES
     for i, (one, other) in enumerate(zip(found["updates"], expected["updates"], strict=True)):
         for what in ("losses", "weights", "parameters", "gradients"):
-            torch.testing.assert_close(
-                one[what], other[what], rtol=2e-4, atol=2e-5, msg=lambda m: f"{what}, {i}: {m}"
-            )
+            where = f"{what} of update {i}: ".__add__
+            torch.testing.assert_close(one[what], other[what], rtol=2e-4, atol=2e-5, msg=where)
     torch.testing.assert_close(found["weights"], expected["weights"], rtol=2e-4, atol=2e-5)
     torch.testing.assert_close(found["balancer"], expected["balancer"], rtol=2e-4, atol=2e-5)
 

@@ -28,20 +28,20 @@ STATEFUL = (
 )
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
 def stop_at(when: int) -> Any:
     def watch(updates: int) -> None:
         if updates == when:
-            raise Stop
+            raise StoppedError
 
     return watch
 
 
 def interrupt(out: Path, balancer: str = "uw", step: str = "plain", at: int = 8) -> None:
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         runs.fit(out, balancer, step, stop_at(at))
 
 
@@ -163,7 +163,7 @@ def test_checkpoints_of_a_newer_polytask_are_refused(tmp_path: Path) -> None:
     *_, newest = checkpoints(tmp_path)
     manifest = newest / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
-    with pytest.raises(InputError, match="newer polytask .*format 99.*upgrade"):
+    with pytest.raises(InputError, match=r"newer polytask .*format 99.*upgrade"):
         runs.fit(tmp_path, "uw")
     assert newest.exists()
 
@@ -198,7 +198,7 @@ def test_disk_full_while_saving_keeps_the_old_one(
 
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write to .*file"):
+    with pytest.raises(InputError, match=r"cannot write to .*file"):
         runs.fit(tmp_path / "file" / "out", "uw", watch=stop_at(0))  # told before training
 
 

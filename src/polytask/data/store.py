@@ -21,7 +21,7 @@ FORMAT = 1
 _MANIFEST = "manifest.json"
 
 
-class Damaged(InputError):
+class DamagedError(InputError):
     """A folder is not what was written: a file is missing, cut short or changed."""
 
 
@@ -109,10 +109,11 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.exists():
-            raise Damaged(f"{str(folder)!r} lacks its file {name!r}")
+            raise DamagedError(f"{str(folder)!r} lacks its file {name!r}")
         if _hash(path) != digest:
-            raise Damaged(f"file {str(path)!r} is damaged or truncated")
-    data, tensors = {}, {}
+            raise DamagedError(f"file {str(path)!r} is damaged or truncated")
+    data: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for name in manifest["files"]:
         if name == "weights.safetensors":
             tensors = load_file(folder / name)
@@ -124,11 +125,11 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     if not path.exists():
-        raise Damaged(f"{str(folder)!r} has no {_MANIFEST}: it is not a polytask folder")
+        raise DamagedError(f"{str(folder)!r} has no {_MANIFEST}: it is not a polytask folder")
     try:
         manifest = json.loads(path.read_text())
     except json.JSONDecodeError:
-        raise Damaged(f"file {str(path)!r} is damaged or truncated") from None
+        raise DamagedError(f"file {str(path)!r} is damaged or truncated") from None
     if manifest.get("format", 0) > FORMAT:
         raise InputError(
             f"{str(folder)!r} was written by a newer polytask (format {manifest['format']}, this "
@@ -147,7 +148,8 @@ def flatten(value: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     if isinstance(value, Tensor):
         return {"__tensor__": prefix}, {prefix: value}
     if isinstance(value, Mapping):
-        skeleton, tensors = [], {}
+        skeleton: list[list[Any]] = []
+        tensors: dict[str, Tensor] = {}
         for key, item in value.items():
             inner, found = flatten(item, f"{prefix}/{key}")
             skeleton.append([key, inner])

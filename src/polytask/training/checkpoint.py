@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from polytask.data.store import Damaged, flatten, read_folder, unflatten, write_folder
+from polytask.data.store import DamagedError, flatten, read_folder, unflatten, write_folder
 from polytask.errors import InputError
 
 _KEEP = 2
@@ -40,11 +40,11 @@ class Checkpoints:
 
     def latest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest whole state (None if there is none) and a sentence per damaged one."""
-        damaged: dict[Path, Damaged] = {}
+        damaged: dict[Path, DamagedError] = {}
         for path in reversed(self._numbered()):
             try:
                 data, tensors = read_folder(path)
-            except Damaged as error:
+            except DamagedError as error:
                 damaged[path] = error
                 continue
             if data["run"] != self.run:
@@ -56,9 +56,10 @@ class Checkpoints:
                 shutil.rmtree(bad)
             told = [f"{e}; the checkpoint before it is used" for e in damaged.values()]
             return unflatten(data["state"], tensors), told
-        for error in damaged.values():
+        if damaged:
+            newest = next(iter(damaged.values()))
             raise InputError(
-                f"no whole checkpoint is left: {error}; delete {str(self.folder)!r} to start anew"
+                f"no whole checkpoint is left: {newest}; delete {str(self.folder)!r} to start anew"
             )
         return None, []
 

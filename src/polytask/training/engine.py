@@ -131,16 +131,20 @@ class Engine:
         """What ``make()`` gives on the leading process, on all; its refusal is raised on all."""
         if self.world == 1:
             return make()
-        told: list[Any] = [None, None]
+        box: list[Any] = [None, None]
         if self.leads:
             try:
-                told[0] = make()
+                box[0] = make()
             except InputError as error:
-                told[1] = str(error)
-        dist.broadcast_object_list(told, 0)
-        if told[1] is not None:
-            raise InputError(told[1])
-        return told[0]
+                box[1] = str(error)
+        dist.broadcast_object_list(box, 0)
+        if box[1] is not None:
+            raise InputError(box[1])
+        return box[0]
+
+    def told(self, value: T) -> T:
+        """The leading process's value of what every process has computed."""
+        return self.from_lead(lambda: value)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

@@ -130,14 +130,12 @@ def train(
     balancer.prepare(len(live.terms))
     step.prepare(balancer)
     balancer.to(engine.device)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [*groups.shared, *groups.private]},
-            {"params": [p for p in balancer.parameters() if p.requires_grad], "weight_decay": 0.0},
-        ],
-        lr=training.lr,
-        weight_decay=training.weight_decay,
-    )
+    learned = [p for p in balancer.parameters() if p.requires_grad]
+    stepped: list[dict[str, Any]] = [
+        {"params": [*groups.shared, *groups.private], "weight_decay": training.weight_decay},
+        {"params": learned, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(stepped, lr=training.lr)
     per_epoch = max(1, sum(1 for _ in mixture.draws(data, training.batch, training.seed, 0)))
     last_losses = torch.ones(len(live.terms), device=engine.device)
     checkpoints = Checkpoints(out / "checkpoints", run) if out else None
@@ -191,8 +189,7 @@ def train(
                     save()
             balancer.end_epoch()
             engine.send_buffers(live)
-            scores = evaluate(live, validation, engine)
-            scores = engine.from_lead(lambda scores=scores: scores)  # one verdict for all
+            scores = engine.told(evaluate(live, validation, engine))  # one verdict for all
             record = _close_epoch(state, scores, live, time.perf_counter() - started)
             progress(record)
             log.write({"step": state.steps, **record})

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from polytask.errors import InputError
 from polytask.training.gradients import (
+    Balances,
     Blocks,
     Problem,
     Statistics,
@@ -48,26 +49,28 @@ def shard(module: M, device: torch.device, world: int) -> M:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    module = copy.deepcopy(module)
-    fully_shard(module, mesh=init_device_mesh(device.type, (world,)), reshard_after_forward=True)
+    copied = copy.deepcopy(module)
+    mesh = init_device_mesh(device.type, (world,))
+    handle = fully_shard(copied, mesh=mesh, reshard_after_forward=True)
     # Losses are shares of one mean, so their gradients are summed (gloo knows no scaled sum).
-    module.set_gradient_divide_factor(1.0)  # type: ignore[attr-defined]
-    module.set_force_sum_reduction_for_comms(True)  # type: ignore[attr-defined]
-    register_fsdp_forward_method(module, "outputs")
-    return module
+    handle.set_gradient_divide_factor(1.0)
+    handle.set_force_sum_reduction_for_comms(True)
+    register_fsdp_forward_method(copied, "outputs")
+    return copied
 
 
 class ShardedProblem(Problem):
     """One update's losses over sharded parameters."""
 
-    def route(self, needs: str) -> Callable[[Problem, Callable], StepInfo]:
-        return {"losses": by_losses, "gramian": by_backwards}[needs]
+    def route(self, needs: str) -> Callable[[Problem, Balances], StepInfo]:
+        """The two that FSDP2 has; ``Step.unlawful`` refuses the others at start."""
+        return by_losses if needs == "losses" else by_backwards
 
     def reduce_blocks(self, blocks: Blocks) -> None:
         """Every backward has summed over processes already."""
 
 
-def by_backwards(problem: Problem, balancer: Callable) -> StepInfo:
+def by_backwards(problem: Problem, balancer: Balances) -> StepInfo:
     """Slices of every task's gradient, their Gramian, and the weighted sum of the slices."""
     parameters = [*problem.shared, *problem.private]
     rows: list[Blocks] = [[] for _ in problem.present]
