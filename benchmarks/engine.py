@@ -1,6 +1,6 @@
 """Speed and memory of the engine: ratios of medians, measured turn by turn in one process.
 
-Steps run on one thread and are timed in processor seconds, so that a busy machine does not weigh in.
+Steps run on one thread and are timed in processor seconds: a busy machine does not weigh in.
 
     python benchmarks/engine.py             measure what the record lacks and judge the claims
 
