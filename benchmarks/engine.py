@@ -32,7 +32,7 @@ from polytask.comparing.claims import Claim
 TRUNK = (512, 2048, 2048, 1536, 1024)  # 10.0 M parameters
 BATCH = 256
 TASKS = (2, 5, 20)
-ROUNDS = {2: 7, 5: 5, 20: 3}
+ROUNDS = {2: 7, 5: 5, 20: 2}
 BALANCERS = ("upgrad", "mgda", "pcgrad", "cagrad")
 VARIANTS = ("plain", "ours", "features", "torchjd")
 TABLES = ("csv", "parquet")
