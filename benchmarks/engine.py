@@ -138,6 +138,44 @@ def claims() -> list[Claim]:
     return found
 
 
+def render() -> None:
+    """Write the recorded ratios into the page of the balancers."""
+    record = Record("engine")
+    memory_of = {
+        (r["settings"]["tasks"], r["settings"]["variant"]): r["result"]["peak_mb"]
+        for r in record.select(part="memory")
+    }
+    lines = [
+        "One step (gradients, AdamW) of a 10 M parameter MLP, batch 256, one thread, in multiples of",
+        "a plain step with summed losses; torchjd by hand is `mtl_backward` at the feature and",
+        "`jac_to_grad` from the Gramian, the faster of batched and one by one. Gradients are equal.",
+        "",
+        "| tasks | balancer | ours | torchjd by hand | features(...) |",
+        "|---|---|---|---|---|",
+    ]
+    for tasks in TASKS:
+        (row,) = record.select(part="step", tasks=tasks)
+        for name in BALANCERS:
+            r = row["result"][name]
+            shown = f"{r['ours']:.2f} | {r['torchjd']:.2f} | {r['features']:.2f}"
+            lines.append(f"| {tasks} | `{name}` | {shown} |")
+    lines += [
+        "",
+        "Memory peak of a step beyond model, optimiser state and what a plain step left, in MB:",
+        "",
+        "| tasks | plain | upgrad | torchjd by hand | features(upgrad) |",
+        "|---|---|---|---|---|",
+    ]
+    for tasks in TASKS:
+        shown = [memory_of[tasks, v] for v in ("plain", "ours", "torchjd", "features")]
+        lines.append(f"| {tasks} | " + " | ".join(f"{mb:.0f}" for mb in shown) + " |")
+    page = Path(__file__).parents[1] / "docs" / "balancers.md"
+    head, rest = page.read_text("utf-8").split("<!-- measured -->\n")
+    _, tail = rest.split("<!-- end of measured -->")
+    body = "\n".join(["<!-- measured -->", *lines, "", "<!-- end of measured -->"])
+    page.write_text(head + body + tail, "utf-8")
+
+
 # -- models and turns ----------------------------------------------------------------------------
 
 
@@ -479,6 +517,7 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments:
         for found in claims():
             print("holds" if found.holds else "FAILS", found.measured, found.relation, found.claim)
+        render()
         return
     match list(arguments):
         case ["memory", tasks, name, variant]:
