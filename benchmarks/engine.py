@@ -146,9 +146,9 @@ def render() -> None:
         for r in record.select(part="memory")
     }
     lines = [
-        "One step (gradients, AdamW) of a 10 M parameter MLP, batch 256, one thread, in multiples of",
+        "One step (gradients and AdamW) of a 10 M parameter MLP, batch 256, in multiples of",
         "a plain step with summed losses; torchjd by hand is `mtl_backward` at the feature and",
-        "`jac_to_grad` from the Gramian, the faster of batched and one by one. Gradients are equal.",
+        "`jac_to_grad` from the Gramian, batched or one by one, the faster. Gradients are equal.",
         "",
         "| tasks | balancer | ours | torchjd by hand | features(...) |",
         "|---|---|---|---|---|",
