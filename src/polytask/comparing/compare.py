@@ -207,7 +207,10 @@ class _Board:
         self.progress(len(self.results), total, "found on disk")
         if not missing:
             return
-        parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
+        try:
+            parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
+        except ValueError:  # joblib's pools, Ray's among them, hand over all results at the end
+            parallel = Parallel(n_jobs=self.jobs)
         threads = 1 if parallel.n_jobs not in (1, None) else None
         # Long fits first, so that the last ones to end are short.
         order = sorted(missing.items(), key=lambda item: -len(item[1].tasks))
