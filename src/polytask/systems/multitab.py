@@ -80,7 +80,8 @@ class MultiTabNet(MultiTaskModule):
         self.heads = nn.ModuleDict(
             {t.name: MLP(e, config.head, t.kind.outputs, config.dropout) for t in spec.tasks}
         )
-        init_normal(self, 0.01)
+        if config.init_std is not None:
+            init_normal(self, config.init_std)
         mask = task_mask(tokens, features, config.mask)
         self.register_buffer("mask", mask, persistent=False)
         rows = config.context if config.inter_sample == "true" else 0
@@ -141,6 +142,8 @@ class MultiTab(NeuralLearner):
             of the four data sets compute) or "off".
         context: rows of the fixed context with ``inter_sample="true"``.
         task_tokens: one token per task; False is the paper's single-token ablation.
+        init_std: standard deviation of all initial weights (biases start at 0); None starts each
+            layer as PyTorch does, which ``inter_sample="true"`` needs on small data.
     """
 
     width: int = 16
@@ -152,6 +155,7 @@ class MultiTab(NeuralLearner):
     inter_sample: InterSampleMode = "per_row"
     context: int = 256
     task_tokens: bool = True
+    init_std: float | None = 0.01
     dropout: float = 0.2  # ACS Income config; AliExpress and Higgs use 0
     attention_dropout: float = 0.2  # ACS Income and AliExpress configs; Higgs 0
     training: Training = field(
@@ -173,6 +177,8 @@ class MultiTab(NeuralLearner):
             )
         if self.inter_sample == "true" and self.context < 1:
             raise InputError("multitab: inter_sample='true' needs context >= 1 rows for serving")
+        if self.init_std is not None and self.init_std <= 0:
+            raise InputError(f"multitab: init_std must be positive or None, not {self.init_std}")
         return MultiTabNet(spec, self)
 
     def before_training(self, module: MultiTaskModule, data: Batch) -> None:
