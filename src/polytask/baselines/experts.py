@@ -33,15 +33,16 @@ class ExpertNet(MultiTaskModule):
         width: int,
         head: tuple[int, ...],
         dropout: float,
-        mixture: Callable[[int, int], nn.Module],
+        mixture: Callable[[int, int], experts.MMoE | experts.PLE | experts.STEM],
         embeddings: int = 1,
     ) -> None:
         super().__init__(spec.tasks)
         shapes = {name: array.shape for name, array in spec.arrays.items()}
-        self.rows = nn.ModuleList(
+        rows = [
             FlatRow(len(spec.numeric), spec.cardinalities, shapes, width) for _ in range(embeddings)
-        )
-        self.mixture = mixture(self.rows[0].out_features, len(spec.tasks))
+        ]
+        self.rows = nn.ModuleList(rows)
+        self.mixture = mixture(rows[0].out_features, len(spec.tasks))
         self.heads = nn.ModuleDict(
             {
                 t.name: MLP(self.mixture.out_features, head, t.kind.outputs, dropout)
@@ -80,7 +81,7 @@ class MMoE(_ExpertLearner):
     id: ClassVar[str] = "mmoe"
 
     def build(self, spec: Processor) -> ExpertNet:
-        def mixture(width: int, tasks: int) -> nn.Module:
+        def mixture(width: int, tasks: int) -> experts.MMoE:
             return experts.MMoE(width, tasks, self.experts, self.hidden, self.dropout)
 
         return ExpertNet(spec, self.width, self.head, self.dropout, mixture)
@@ -97,7 +98,7 @@ class PLE(_ExpertLearner):
     id: ClassVar[str] = "ple"
 
     def build(self, spec: Processor) -> ExpertNet:
-        def mixture(width: int, tasks: int) -> nn.Module:
+        def mixture(width: int, tasks: int) -> experts.PLE:
             return experts.PLE(
                 width, tasks, self.shared, self.per_task, self.hidden, self.layers, self.dropout
             )
@@ -116,7 +117,7 @@ class STEM(_ExpertLearner):
     id: ClassVar[str] = "stem"
 
     def build(self, spec: Processor) -> ExpertNet:
-        def mixture(width: int, tasks: int) -> nn.Module:
+        def mixture(width: int, tasks: int) -> experts.STEM:
             return experts.STEM(
                 width, tasks, self.shared, self.per_task, self.hidden, self.layers, self.dropout
             )

@@ -27,6 +27,8 @@ from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 
 class FTTransformerNet(MultiTaskModule):
+    """Feature tokens and one [CLS] token, which all heads read."""
+
     has_feature = True
 
     def __init__(self, spec: Processor, config: FTTransformer) -> None:

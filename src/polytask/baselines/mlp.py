@@ -23,6 +23,8 @@ from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 
 class SharedMLPNet(MultiTaskModule):
+    """The row as one vector, a trunk for all tasks, a head for each."""
+
     has_feature = True
 
     def __init__(self, spec: Processor, config: SharedMLP) -> None:

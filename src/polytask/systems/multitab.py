@@ -54,6 +54,10 @@ from polytask.training import MultiTaskModule, NeuralLearner, Training
 class MultiTabNet(MultiTaskModule):
     """Tokens, blocks of inter-feature and inter-sample attention, one head per task."""
 
+    mask: Tensor | None
+    context_numeric: Tensor
+    context_categorical: Tensor
+
     def __init__(self, spec: Processor, config: MultiTab) -> None:
         super().__init__(spec.tasks)
         self.tokens_of_own = config.task_tokens
