@@ -348,6 +348,13 @@ def test_missing_labels_are_learned_around() -> None:
     assert np.isfinite(model.predict(rows_of(columns, 400))["price"]).all()
 
 
+def test_columns_may_be_named_as_they_are() -> None:
+    columns = table()
+    columns |= {"type": columns.pop("sold"), "price.usd": columns.pop("price")}
+    data = Suite.from_table(columns, ["type", "price.usd"], split=ColumnSplit("split"))
+    assert set(small().fit(data).score(data)) == {"type", "price.usd"}
+
+
 @pytest.mark.parametrize("columns", [("a", "b", "c"), ("colour",)])
 @pytest.mark.parametrize("mode", ["per_row", "true"])
 def test_numbers_alone_and_categories_alone(columns: tuple[str, ...], mode: str) -> None:

@@ -4,7 +4,7 @@ Source: MMoE, Ma et al., KDD 2018; PLE, Tang et al., RecSys 2020; STEM, Su et al
     (arXiv 2308.13537). Sizes of the MultiTab baselines (arXiv 2511.09970).
 Year: 2018
 Domain: tables
-Parts: tabular, experts, mlp
+Parts: tabular, experts, mlp, heads
 For: rivals that decide by a gate how much each task shares
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from polytask.data import Processor
 from polytask.parts import experts
+from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP
 from polytask.parts.tabular import FlatRow
 from polytask.training import MultiTaskModule, NeuralLearner, Training
@@ -43,7 +44,7 @@ class ExpertNet(MultiTaskModule):
         ]
         self.rows = nn.ModuleList(rows)
         self.mixture = mixture(rows[0].out_features, len(spec.tasks))
-        self.heads = nn.ModuleDict(
+        self.heads = Heads(
             {
                 t.name: MLP(self.mixture.out_features, head, t.kind.outputs, dropout)
                 for t in spec.tasks

@@ -4,7 +4,7 @@ Source: Sinodinos, Wei, Armanfard, "MultiTab: A Scalable Foundation for Multitas
     Tabular Data", AAAI 2026, arXiv 2511.09970.
 Year: 2026
 Domain: tables
-Parts: tabular, attention, mlp
+Parts: tabular, attention, mlp, heads
 For: several targets of the same table rows, of mixed kind, with missing labels
 Idea: every column becomes a token and every task gets a token of its own; masked attention decides
     which tokens may look at which, and each task's head reads that task's token.
@@ -46,6 +46,7 @@ from polytask.parts.attention import (
     TransformerLayer,
     task_mask,
 )
+from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP, init_normal
 from polytask.parts.tabular import FeatureTokenizer, TaskTokens
 from polytask.training import MultiTaskModule, NeuralLearner, Training
@@ -81,7 +82,7 @@ class MultiTabNet(MultiTaskModule):
                     config.inter_sample,
                 )
             )
-        self.heads = nn.ModuleDict(
+        self.heads = Heads(
             {t.name: MLP(e, config.head, t.kind.outputs, config.dropout) for t in spec.tasks}
         )
         if config.init_std is not None:
