@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.data import Processor
 from polytask.parts.heads import Heads
