@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from polytask.errors import InputError, nearest
@@ -137,12 +138,12 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
             node = node[name]
         if last not in node:
             raise InputError(f"override {text!r}: no key {last!r}{nearest(last, node)}")
-        node[last] = _scalar(yaml.safe_load(value))
+        node[last] = scalar(yaml.safe_load(value))
     return data
 
 
-def _scalar(value: Any) -> Any:
-    # YAML 1.1 reads 1e-3 as text; people mean the number.
+def scalar(value: Any) -> Any:
+    """A YAML scalar as people mean it: YAML 1.1 reads 1e-3 as text, here it is the number."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -152,11 +153,11 @@ def _scalar(value: Any) -> Any:
 
 
 def read_yaml(path: str) -> dict[str, Any]:
+    """The keys and values of a YAML file."""
     import yaml
 
     try:
-        with open(path, encoding="utf-8") as file:
-            data = yaml.safe_load(file)
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"file {path!r} does not exist") from None
     except yaml.YAMLError as error:

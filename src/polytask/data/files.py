@@ -1,4 +1,4 @@
-"""Reading tables: CSV, TSV, Parquet, Arrow, JSON lines, data frames and dicts become ``pa.Table``."""
+"""Reading tables: files of several kinds, data frames and dicts become ``pa.Table``."""
 
 from __future__ import annotations
 

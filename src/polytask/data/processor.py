@@ -26,6 +26,8 @@ from polytask.tasks import Task, kind_from_dict
 
 @dataclass(frozen=True)
 class Numeric:
+    """A number column: missing becomes the median, then ``(x - mean) / std``."""
+
     median: float
     mean: float
     std: float
@@ -44,6 +46,8 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
+    """A category column: codes from 1 in the order of ``values``; 0 is missing or unseen."""
+
     values: tuple[str, ...]
 
     @property
@@ -59,6 +63,8 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Array:
+    """A column of arrays of one shape, standardised by one mean and deviation."""
+
     shape: tuple[int, ...]
     mean: float
     std: float

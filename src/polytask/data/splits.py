@@ -1,4 +1,4 @@
-"""Splits: how rows are dealt to train, validation and test. Each is a small object with ``assign``."""
+"""Splits: how rows are dealt to train, validation and test; small objects with ``assign``."""
 
 from __future__ import annotations
 

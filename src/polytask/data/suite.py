@@ -214,7 +214,8 @@ def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Bu
                 f"column {column!r} is not in the table{nearest(column, table.column_names)}"
             )
     if isinstance(excluded, Mapping):
-        notes += [f"column {c!r} is left out: {why}" for c, why in excluded.items()]
+        told = "; ".join(f"{c} ({why})" for c, why in excluded.items())
+        notes += [f"columns left out: {told}"] if told else []
     tasks = tuple(
         Task(name, _infer_kind(name, table[column], kind), column)
         for name, (column, kind) in wanted.items()
@@ -386,6 +387,12 @@ def _inputs(
             )
         for key, column in _input_columns(name, values, role, notes).items():
             columns[key] = column
+    gaps = {n: c.null_count for n, c in columns.items() if n not in aside and c.null_count}
+    if gaps:
+        counts = ", ".join(f"{name} {count}" for name, count in gaps.items())
+        notes.append(
+            f"missing values (median of the training rows, or a code of their own): {counts}"
+        )
     out = pa.table(columns)
     return out, tuple(n for n in out.column_names if n not in aside), notes
 
@@ -405,11 +412,6 @@ def _input_columns(
         if numbers.null_count == len(numbers):
             notes.append(f"column {name!r} is left out: it has no values")
             return {}
-        if numbers.null_count:
-            notes.append(
-                f"column {name!r}: {numbers.null_count} missing values, imputed by the median of "
-                "the training rows"
-            )
         return {name: numbers}
     if pa.types.is_string(kind):
         _refuse_numbers_with_text(name, values)

@@ -164,6 +164,7 @@ KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Regression, Classif
 
 
 def kind_from_dict(data: dict[str, Any]) -> Kind:
+    """The kind that ``to_dict`` wrote."""
     fields = dict(data)
     cls = KINDS[fields.pop("kind")]
     if "classes" in fields:
