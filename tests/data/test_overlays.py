@@ -131,7 +131,7 @@ def test_idx_files_are_read(tmp_path):
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="has no file 'train-images-idx3-ubyte.gz'"):
+    with pytest.raises(InputError, match=r"has no file 'train-images-idx3-ubyte.gz'"):
         idx_items(tmp_path, "train")
     write_idx(tmp_path, "train", np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.uint8))
     path = tmp_path / "train-images-idx3-ubyte.gz"
@@ -153,7 +153,9 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 def test_wrong_arguments_are_refused_by_name(change, sentence):
     given = {"canvas": 5, "noise": 0.1} | change
     with pytest.raises(InputError, match=sentence):
-        overlay_suite("x", dict.fromkeys(("train", "validation", "test"), items()), (9, 9, 9), **given)
+        overlay_suite(
+            "x", dict.fromkeys(("train", "validation", "test"), items()), (9, 9, 9), **given
+        )
 
 
 def test_one_item_makes_no_pair():

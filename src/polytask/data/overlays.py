@@ -48,7 +48,7 @@ def digits() -> Items:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return Items((bunch.images / 16).astype(np.float32), bunch.target.astype(np.int64))
+    return Items(np.float32(bunch.images / 16), bunch.target.astype(np.int64))
 
 
 def idx_items(folder: str | os.PathLike[str], part: str) -> Items:
