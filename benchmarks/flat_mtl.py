@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -333,6 +333,7 @@ def urgency(settings: Mapping[str, Any]) -> tuple[bool, bool]:
 
 # -- what is said of it --------------------------------------------------------------------------
 
+T = TypeVar("T")
 Measure = Callable[[Mapping[str, Any]], float]
 Way = tuple[str, str]  # balancer, step
 TITLES = {
@@ -376,7 +377,7 @@ class Evidence:
     def __init__(self, record: Record) -> None:
         self.record = record
 
-    def by_seed(self, measure: Measure, **settings: Any) -> dict[int, float]:
+    def by_seed(self, measure: Callable[[Mapping[str, Any]], T], **settings: Any) -> dict[int, T]:
         cells = self.record.select(**{"only": None, **settings})
         return {c["settings"]["seed"]: measure(c["result"]) for c in cells}
 
@@ -395,12 +396,11 @@ class Evidence:
     def gain(self, data: str, when: str, **settings: Any) -> list[float]:
         """Δm per seed: mean over tasks of the gain in percent on that seed's single-task models."""
         single = self.alone(data, "plain", when)
-        cells = self.record.select(**{"only": None, "data": data, **settings})
-        gains = []
-        for cell in cells:
-            mine, theirs = points(cell["result"][when]["test"]), single[cell["settings"]["seed"]]
-            gains.append(float(np.mean([100 * (mine[t] / theirs[t] - 1) for t in mine])))
-        return gains
+        joint = self.by_seed(lambda result: points(result[when]["test"]), data=data, **settings)
+        return [
+            float(np.mean([100 * (joint[seed][t] / single[seed][t] - 1) for t in joint[seed]]))
+            for seed in joint.keys() & single.keys()
+        ]
 
     def chosen(self, data: str, balancers: Sequence[str]) -> Way | None:
         """The flat way with the best mean validation score, of those on record."""
