@@ -1,7 +1,7 @@
 """One model or three? Compare on a table of your own, in five lines.
 
-    python examples/houses.py       # makes my.csv
-    python examples/compare_csv.py
+python examples/houses.py       # makes my.csv
+python examples/compare_csv.py
 """
 
 import polytask

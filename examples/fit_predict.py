@@ -1,7 +1,7 @@
 """Fit one model on all tasks, save it, load it, predict new rows.
 
-    python examples/houses.py        # makes my.csv and new.csv
-    python examples/fit_predict.py
+python examples/houses.py        # makes my.csv and new.csv
+python examples/fit_predict.py
 """
 
 import polytask

@@ -28,7 +28,8 @@ def houses(rows: int = 300, seed: int = 0) -> dict[str, list[object]]:
     price = 2000 * area * level * np.exp(0.15 * state + draw.normal(0, 0.1, rows))
     rooms = np.clip((area / 30 + draw.normal(0, 0.4, rows)).round(), 1, 5)
     sold = state + draw.normal(0, 0.7, rows) > 0
-    listed = [date(2024, 1, 1) + timedelta(days=int(d)) for d in np.sort(draw.integers(0, 700, rows))]
+    days = np.sort(draw.integers(0, 700, rows))
+    listed = [date(2024, 1, 1) + timedelta(days=int(day)) for day in days]
     open_yet = draw.random(rows) < 0.1
     return {
         "area": area.round(1).tolist(),

@@ -98,7 +98,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [n for n, p in PAGES.items() if any(map(runs, blocks(p.read_text())))])
+@pytest.mark.parametrize(
+    "name", [n for n, p in PAGES.items() if any(map(runs, blocks(p.read_text())))]
+)
 def test_a_page_runs(name: str, desk: Path) -> None:
     session: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(PAGES[name].read_text(encoding="utf-8")):
@@ -155,7 +157,9 @@ def test_every_option_is_on_the_command_lines_page(command: str) -> None:
     section = re.search(rf"^## polytask {command}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, f"docs/cli.md has no section on {command}"
     for action in commands()[command]._actions:
-        wanted = action.option_strings[-1] if action.option_strings else (action.metavar or action.dest)
+        wanted = (
+            action.option_strings[-1] if action.option_strings else (action.metavar or action.dest)
+        )
         if wanted != "--help":
             assert f"`{wanted}" in section[1] or f"`{str(wanted).upper()}`" in section[1], wanted
 
@@ -166,9 +170,13 @@ def test_every_learner_is_in_the_docs() -> None:
     assert [name for name in packaged if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("path", [*PAGES.values(), *(ROOT / "examples").glob("*.py")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [*PAGES.values(), *(ROOT / "examples").glob("*.py")], ids=lambda p: p.name
+)
 def test_no_path_of_one_machine(path: Path) -> None:
-    assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/", path.read_text(encoding="utf-8"))
+    assert not re.search(
+        r"(?<![\w.])/(home|root|tmp|work|Users)/", path.read_text(encoding="utf-8")
+    )
 
 
 def test_a_block_is_read_as_the_page_means_it() -> None:

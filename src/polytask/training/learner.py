@@ -36,7 +36,8 @@ class Learner(Protocol):
 class FittedMixin:
     """What neural and other learners share once fitted: predicting, scoring, describing.
 
-    A class brings ``id`` (its name in the catalogue), ``processor_`` and ``_decoded(batch, tasks)``.
+    A class brings ``id`` (its name in the catalogue), ``processor_`` and
+    ``_decoded(batch, tasks)``.
     """
 
     id: ClassVar[str]
