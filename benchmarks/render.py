@@ -82,7 +82,10 @@ def table(name: str, page: Path, root: Path) -> str:
         raise LookupError(f"no benchmark provides the table {name!r}")
     if str(root / "benchmarks") not in sys.path:
         sys.path.insert(0, str(root / "benchmarks"))
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise LookupError(f"benchmarks/{name}.py cannot be imported: {error}") from None
     if not hasattr(module, "table"):
         raise LookupError(f"benchmarks/{name}.py has no table()")
     return str(module.table())
