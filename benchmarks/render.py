@@ -69,7 +69,12 @@ def missing(root: Path) -> list[str]:
 
 def render(text: str, page: Path, root: Path) -> str:
     """The page with every block filled anew; LookupError names a table that nothing provides."""
-    return BLOCK.sub(lambda m: f"{m[1]}\n{table(m['name'], page, root).strip()}\n\n{m[3]}", text)
+
+    def filled(match: re.Match[str]) -> str:
+        found = table(match["name"], page, root).strip() or "*Nothing is on record yet.*"
+        return f"{match[1]}\n{found}\n\n{match[3]}"
+
+    return BLOCK.sub(filled, text)
 
 
 def table(name: str, page: Path, root: Path) -> str:
