@@ -53,7 +53,11 @@ AGGREGATORS: list[tuple[Any, Callable[[], ag.Aggregator]]] = [
 ]
 
 
-@pytest.mark.parametrize(("balancer", "make"), AGGREGATORS, ids=str)
+@pytest.mark.parametrize(
+    ("balancer", "make"),
+    AGGREGATORS,
+    ids=lambda x: "" if callable(x) and not isinstance(x, nn.Module) else str(x),
+)
 def test_the_gradient_is_that_of_torchjd(balancer: Any, make: Callable[[], Any]) -> None:
     mine, other = Net(), Net()
     balanced(mine, balancer).backward(losses_of(mine))
