@@ -389,6 +389,15 @@ def test_a_parameter_is_shared_or_private() -> None:
         Problem(good.run, 1, TERMS, TERMS, good.shared, [*good.private, good.shared[0]])
 
 
+def test_a_model_that_shares_nothing_is_told() -> None:
+    net, x, y = make()
+    apart = problem(net, x, y)
+    apart.shared = []
+    for name in ("mgda", "graddrop", "features(mgda)", "gradnorm"):
+        with pytest.raises(InputError, match="shares no parameters"):
+            balance(apart, as_balancer(name))
+
+
 def test_frozen_statistics_leaves_every_buffer_alone() -> None:
     norm = nn.BatchNorm1d(4)
     before = copy.deepcopy(norm.state_dict())

@@ -84,7 +84,8 @@ class Factored:
         for entry in self.entries:
             if isinstance(entry, tuple):
                 rows, delta = entry
-                total += delta.flatten(1) @ ((rows @ rows.T) @ delta).flatten(1).T
+                between = (rows @ rows.T).expand(self.size, -1, -1)  # bmm: matmul would copy δ
+                total += delta.flatten(1) @ torch.bmm(between, delta).flatten(1).T
             elif entry is not None:
                 total += entry.flatten(1) @ entry.flatten(1).T
         return (total + total.T) / 2

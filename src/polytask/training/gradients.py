@@ -285,6 +285,8 @@ class Combined:
 
 def balance(problem: Problem, balancer: Balances) -> StepInfo:
     """Write one balanced gradient into ``.grad`` of every parameter (added to what is there)."""
+    if not problem.shared and balancer.needs != "losses":
+        raise InputError("this model shares no parameters to balance over; use balancer 'sum'")
     return problem.route(balancer.needs)(problem, balancer)
 
 
