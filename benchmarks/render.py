@@ -69,7 +69,12 @@ def missing(root: Path) -> list[str]:
 
 def render(text: str, page: Path, root: Path) -> str:
     """The page with every block filled anew; LookupError names a table that nothing provides."""
-    return BLOCK.sub(lambda m: f"{m[1]}\n{table(m['name'], page, root).strip()}\n\n{m[3]}", text)
+
+    def filled(match: re.Match[str]) -> str:
+        found = table(match["name"], page, root).strip() or "*Nothing is on record yet.*"
+        return f"{match[1]}\n{found}\n\n{match[3]}"
+
+    return BLOCK.sub(filled, text)
 
 
 def table(name: str, page: Path, root: Path) -> str:
@@ -82,7 +87,10 @@ def table(name: str, page: Path, root: Path) -> str:
         raise LookupError(f"no benchmark provides the table {name!r}")
     if str(root / "benchmarks") not in sys.path:
         sys.path.insert(0, str(root / "benchmarks"))
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise LookupError(f"benchmarks/{name}.py cannot be imported: {error}") from None
     if not hasattr(module, "table"):
         raise LookupError(f"benchmarks/{name}.py has no table()")
     return str(module.table())

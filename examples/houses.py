@@ -28,14 +28,13 @@ def houses(rows: int = 300, seed: int = 0) -> dict[str, list[object]]:
     price = 2000 * area * level * np.exp(0.15 * state + draw.normal(0, 0.1, rows))
     rooms = np.clip((area / 30 + draw.normal(0, 0.4, rows)).round(), 1, 5)
     sold = state + draw.normal(0, 0.7, rows) > 0
-    days = np.sort(draw.integers(0, 700, rows))
-    listed = [date(2024, 1, 1) + timedelta(days=int(day)) for day in days]
+    days = np.sort(draw.integers(0, 700, rows)).tolist()  # on the market since
     open_yet = draw.random(rows) < 0.1
     return {
         "area": area.round(1).tolist(),
         "built": built.astype(int).tolist(),
         "district": district.tolist(),
-        "listed": [d.isoformat() for d in listed],
+        "day": [(date(2024, 1, 1) + timedelta(days=d)).isoformat() for d in days],
         "price": price.round(-2).astype(int).tolist(),
         "rooms": rooms.astype(int).tolist(),
         "sold": ["" if o else "yes" if s else "no" for s, o in zip(sold, open_yet, strict=True)],
@@ -45,7 +44,7 @@ def houses(rows: int = 300, seed: int = 0) -> dict[str, list[object]]:
 def write(folder: Path) -> None:
     """my.csv with every column, and new.csv with the inputs of two houses."""
     table = houses()
-    inputs = ("area", "built", "district", "listed")
+    inputs = ("area", "built", "district", "day")
     _write(folder / "my.csv", table)
     _write(folder / "new.csv", {name: table[name][:2] for name in inputs})
 

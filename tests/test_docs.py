@@ -8,7 +8,8 @@ examples/houses.py, from the top, every block after the other in one session.
 - The `polytask` lines of a `console` block are run where `<!-- run -->` stands above it; all others
   must at least be read by the command line.
 
-So that this takes seconds, comparisons that name no budget get one of two epochs here.
+So that this takes seconds, a comparison that does not say otherwise has one neural learner, two
+seeds and two epochs here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import re
 import runpy
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ from markdown.extensions.toc import slugify
 
 from polytask.catalogue import catalogue
 from polytask.cli import _parser, main
+from polytask.comparing import compare
 
 ROOT = Path(__file__).parents[1]
 PAGES = {p.relative_to(ROOT).as_posix(): p for p in sorted((ROOT / "docs").rglob("*.md"))}
@@ -87,8 +90,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     spec.loader.exec_module(module)
     module.write(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # fits run in this process: no workers to start
     budget = {"training.batch": 64, "training.epochs": 2, "training.patience": 2}
-    monkeypatch.setattr("polytask.comparing.compare.budget", lambda suite: dict(budget))
+    small = partial(compare.Plan, learners=("mlp",), balancers=("uw",), seeds=(0, 1))
+    monkeypatch.setattr(compare, "budget", lambda suite: dict(budget))
+    monkeypatch.setattr(compare, "Plan", small)
     return tmp_path
 
 

@@ -99,3 +99,10 @@ def test_a_missing_companion_is_named(
     (tmp_path / path).unlink()
     assert render.main(["--check"]) == 1
     assert f"{path} is missing" in capsys.readouterr().err
+
+
+def test_a_record_that_is_empty_is_said_to_be(render: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "benchmarks" / "empty_record.py").write_text("def table():\n    return ''\n")
+    readme = page(tmp_path, "README.md", "empty_record")
+    assert render.main([]) == 0
+    assert "*Nothing is on record yet.*" in readme.read_text()
