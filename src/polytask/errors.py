@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message names the column, row, file or argument."""
+    """Something given cannot be used; the message names the column, row, file or argument."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -24,6 +24,8 @@ class Draw(NamedTuple):
 
 
 class Mixture(Protocol):
+    """``draws`` plans one epoch over encoded rows, as batches of ``size`` rows."""
+
     def draws(self, data: Batch, size: int, seed: int, epoch: int) -> Iterator[Draw]: ...
 
 
@@ -68,7 +70,7 @@ class TaskBatches:
             replacement=True,
             generator=generator,
         )
-        streams = {t: iter(()) for t in names}
+        streams: dict[str, Iterator[Tensor]] = {t: iter(()) for t in names}
         for choice in plan.tolist():
             task = names[choice]
             batch = next(streams[task], None)

@@ -48,7 +48,7 @@ def digits() -> Items:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return Items(np.float32(bunch.images / 16), bunch.target.astype(np.int64))
+    return Items((bunch.images / 16).astype(np.float32), bunch.target.astype(np.int64))
 
 
 def idx_items(folder: str | os.PathLike[str], part: str) -> Items:
@@ -63,7 +63,7 @@ def idx_items(folder: str | os.PathLike[str], part: str) -> Items:
             raise InputError(f"folder {str(folder)!r} has no file {name!r}")
         found.append(_read_idx(path))
     images, labels = found
-    return Items(images.astype(np.float32) / 255, labels.astype(np.int64))
+    return Items(images.astype(np.float32) / np.float32(255), labels.astype(np.int64))
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from polytask.data.files import read_table
+from polytask.data.splits import ColumnSplit, TimeSplit
+from polytask.data.suite import Suite
 from polytask.errors import InputError, nearest
 
 
@@ -55,6 +57,19 @@ class Source:
         """The columns a model may see."""
         aside = set(self._aside())
         return tuple(c for c in self.table.column_names if c not in aside)
+
+    def suite(self) -> Suite:
+        """The suite of this table: split by its split column, by time, or at random."""
+        split = ColumnSplit(self.split) if self.split else self.time and TimeSplit(self.time)
+        return Suite.from_table(
+            self.table,
+            self.targets,
+            name=self.name,
+            split=split or None,
+            exclude=self.exclude,
+            notes=self.notes,
+            about=self.about,
+        )
 
     def _aside(self) -> list[str]:
         order = [c for c in (self.time, self.split) if c is not None]

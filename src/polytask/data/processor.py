@@ -19,31 +19,29 @@ from numpy.typing import NDArray
 
 from polytask.data.batch import Batch
 from polytask.data.files import read_table
-from polytask.data.suite import Suite, expand_moment
+from polytask.data.suite import Suite, as_numbers, expand_moment
 from polytask.errors import InputError, nearest
 from polytask.tasks import Task, kind_from_dict
 
 
 @dataclass(frozen=True)
 class Numeric:
+    """A number column: missing becomes the median, then ``(x - mean) / std``."""
+
     median: float
     mean: float
     std: float
 
     def encode(self, name: str, values: pa.ChunkedArray) -> NDArray:
-        try:
-            numbers = pc.cast(values, pa.float64()).to_numpy()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"column {name!r} holds text in a number column: {error}") from None
-        if np.isinf(numbers).any():
-            row = int(np.flatnonzero(np.isinf(numbers))[0])
-            raise InputError(f"column {name!r} holds an infinite number in data row {row + 1}")
+        numbers = pc.cast(as_numbers(name, values, "column"), pa.float64(), safe=False).to_numpy()
         numbers = np.where(np.isnan(numbers), self.median, numbers)
         return ((numbers - self.mean) / self.std).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Categorical:
+    """A category column: codes from 1 in the order of ``values``; 0 is missing or unseen."""
+
     values: tuple[str, ...]
 
     @property
@@ -59,6 +57,8 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Array:
+    """A column of arrays of one shape, standardised by one mean and deviation."""
+
     shape: tuple[int, ...]
     mean: float
     std: float
@@ -70,7 +70,7 @@ class Array:
         numbers = flat.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
         if not np.isfinite(numbers).all():
             row = int(np.flatnonzero(~np.isfinite(numbers).reshape(len(values), -1).all(1))[0])
-            raise InputError(f"column {name!r} holds a number that is not finite, row {row + 1}")
+            raise InputError(f"column {name!r} holds no finite number in data row {row + 1}")
         return ((numbers - self.mean) / self.std).astype(np.float32)
 
 
@@ -115,7 +115,7 @@ class Processor:
                 if values.null_count == len(values):
                     raise InputError(f"column {name!r} has no value at all in the training rows")
                 median = pc.quantile(values, 0.5)[0].as_py()
-                filled = pc.cast(pc.fill_null(pc.cast(values, pa.float64()), median), pa.float64())
+                filled = pc.fill_null(pc.cast(values, pa.float64(), safe=False), median)
                 std = pc.stddev(filled).as_py()
                 numeric[name] = Numeric(float(median), pc.mean(filled).as_py(), std or 1.0)
         tasks = tuple(

@@ -34,10 +34,12 @@ def explained_variance(target: NDArray, prediction: NDArray) -> float:
 
 
 def rmse(target: NDArray, prediction: NDArray) -> float:
+    """Root of the mean squared error, in the target's unit."""
     return float(np.sqrt(np.mean((target.astype(np.float64) - prediction) ** 2)))
 
 
 def mae(target: NDArray, prediction: NDArray) -> float:
+    """Mean absolute error, in the target's unit."""
     return float(np.mean(np.abs(target.astype(np.float64) - prediction)))
 
 
@@ -58,6 +60,7 @@ def auroc(target: NDArray, probability: NDArray) -> float:
 
 
 def accuracy(target: NDArray, probability: NDArray) -> float:
+    """Share of rows whose most probable class is the right one."""
     return float(np.mean(probability.argmax(axis=1) == target))
 
 

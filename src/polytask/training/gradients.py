@@ -9,7 +9,7 @@ each part on its own and averaging the results is another algorithm.)
     losses         losses [T]                           1 forward, 1 backward
     features       Gramian at the shared feature        1 forward, 1 backward
     last_layer     Gramian at the last shared layer     1 forward, 1 backward
-    gramian        Gramian of the shared parameters     1 forward, T backward
+    gramian        Gramian of the shared parameters     1 forward, T backward, see ``factored``
     jacobian       the T x n matrix itself              1 forward, T backward
 
 With accumulation the first three run every part twice: once for the statistic, once for the update
@@ -21,15 +21,27 @@ Shapes: m tasks present, shared parameters as blocks ``[m, *parameter.shape]``.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.training.factored import Factored
 
 Blocks = list[Tensor]
+
+
+class Balances(Protocol):
+    """What a route asks of a balancer; see ``balancers.Balancer``."""
+
+    needs: Literal["losses", "features", "last_layer", "gramian", "jacobian"]
+    linear: bool
+
+    def __call__(self, statistics: Statistics, /) -> Tensor: ...
 
 
 @dataclass
@@ -75,7 +87,7 @@ class Problem:
         parts: how many parts this process holds.
         terms: names of all losses in a fixed order; ``present`` those with labels in this batch.
         shared, private: parameters of the trunk and of the heads.
-        reduce: sums tensors in place over processes.
+        reduce: sums tensors in place over processes; left out, this process holds all of the batch.
         last_losses: ``[T]`` memory of each term's last value, for terms without labels.
         module: whose normalisation statistics are frozen in second passes.
     """
@@ -90,7 +102,7 @@ class Problem:
         private: Sequence[nn.Parameter],
         *,
         last_shared: Sequence[nn.Parameter] = (),
-        reduce: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
+        reduce: Callable[[Sequence[Tensor]], None] | None = None,
         last_losses: Tensor | None = None,
         module: nn.Module | None = None,
     ) -> None:
@@ -98,7 +110,10 @@ class Problem:
         self.terms, self.present = tuple(terms), tuple(present)
         self.shared, self.private = list(shared), list(private)
         self.last_shared = list(last_shared)
-        self.reduce, self.module = reduce, module
+        self.module = module
+        self.reduce = reduce or (lambda tensors: None)
+        # One graph then tells every gradient of the global batch.
+        self.whole = parts == 1 and reduce is None
         self.last_losses = torch.ones(len(self.terms)) if last_losses is None else last_losses
         self.index = [self.terms.index(name) for name in self.present]
         overlap = {id(p) for p in self.shared} & {id(p) for p in self.private}
@@ -122,10 +137,13 @@ class Problem:
                 if name in part:
                     found[i] += part[name]
         self.reduce([found])
+        for name, value in zip(self.present, found.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the loss of {name!r} is {value}")
         self.last_losses[self.index] = found
         return self.last_losses.clone()
 
-    # -- how gradients are taken; sharded training replaces these three -------------------------
+    # -- how gradients are taken; sharded training replaces the last two -------------------------
 
     def gradients(
         self, loss: Tensor, parameters: Sequence[nn.Parameter], *, retain: bool
@@ -137,11 +155,13 @@ class Problem:
     def reduce_blocks(self, blocks: Blocks) -> None:
         self.reduce(blocks)
 
-    def reduce_gramian(self, gramian: Tensor) -> None:
-        """Gradients are whole on every process, so their Gramian is too."""
+    def route(self, needs: str) -> Callable[[Problem, Balances], StepInfo]:
+        """How gradients are balanced here; sharded training has routes of its own."""
+        return ROUTES[needs]
 
 
 def detached(part: Pass) -> dict[str, Tensor]:
+    """The part's losses without their graph."""
     return {name: loss.detach() for name, loss in part.losses.items()}
 
 
@@ -165,9 +185,23 @@ def frozen_statistics(module: nn.Module | None) -> Iterator[None]:
 @contextlib.contextmanager
 def replayed_randomness() -> Iterator[None]:
     """Random state afterwards is what it was before: the next pass draws the same numbers."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    states = [generator.get_state() for generator in generators]
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch's generators as ``torch.manual_seed`` does, without its 0.2 ms on a bare CPU."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 # -- the statistics ------------------------------------------------------------------------------
@@ -196,20 +230,32 @@ def jacobian(problem: Problem, only: str | None = None) -> tuple[Blocks, Blocks,
     return blocks[: len(problem.shared)], blocks[len(problem.shared) :], losses
 
 
-def gramian(blocks: Blocks, problem: Problem) -> Tensor:
+def gramian(blocks: Blocks) -> Tensor:
     """``J Jᵀ`` ``[m, m]``, block by block, so that J is never copied into one matrix."""
     size = len(blocks[0])
     total = blocks[0].new_zeros((size, size))
     for block in blocks:
         rows = block.reshape(size, -1)
         total += rows @ rows.T
-    problem.reduce_gramian(total)
     return total
 
 
-def combine(blocks: Blocks, balancer: Callable, problem: Problem, losses: Tensor) -> Combined:
+def task_gramian(problem: Problem) -> Tensor:
+    """``[m, m]`` at the current parameters, for a log; ``.grad`` stays as it is."""
+    if problem.whole:
+        return _factored(problem, problem.run(0, None), ()).gramian()
+    return gramian(jacobian(problem)[0])
+
+
+def _factored(problem: Problem, part: Pass, private: Sequence[nn.Parameter]) -> Factored:
+    nothing = torch.zeros(())
+    losses = [part.losses.get(name, nothing) for name in problem.present]
+    return Factored(losses, problem.shared, private)
+
+
+def combine(blocks: Blocks, balancer: Balances, problem: Problem, losses: Tensor) -> Combined:
     """Aggregate gradient blocks into one direction with a gradient balancer."""
-    product = gramian(blocks, problem)
+    product = gramian(blocks)
     statistics = Statistics(losses, problem.index, gramian=product)
     if balancer.needs == "jacobian":
         statistics.jacobian = torch.cat([b.flatten(1) for b in blocks], dim=1)
@@ -227,6 +273,8 @@ def mix(blocks: Blocks, weights: Tensor) -> Blocks:
 
 @dataclass
 class Combined:
+    """One direction from many gradients, its weights where it has them, and what was weighed."""
+
     direction: Blocks
     weights: Tensor | None
     gramian: Tensor
@@ -235,148 +283,181 @@ class Combined:
 # -- the routes: each leaves the update in `.grad` -----------------------------------------------
 
 
-def balance(problem: Problem, balancer: Callable) -> StepInfo:
+def balance(problem: Problem, balancer: Balances) -> StepInfo:
     """Write one balanced gradient into ``.grad`` of every parameter (added to what is there)."""
-    return ROUTES[balancer.needs](problem, balancer)
+    if not problem.shared and balancer.needs != "losses":
+        raise InputError("this model shares no parameters to balance over; use balancer 'sum'")
+    return problem.route(balancer.needs)(problem, balancer)
 
 
-def by_losses(problem: Problem, balancer: Callable) -> StepInfo:
+def by_losses(problem: Problem, balancer: Balances) -> StepInfo:
     """Weights from loss values, then one backward pass of the weighted sum."""
-    if problem.parts == 1 or balancer.linear:
-        seen, parts = [], []
+    if balancer.linear:  # weights do not depend on the losses: no part has to wait for them
+        weights = balancer(Statistics(problem.last_losses, problem.index))
+        seen = []
         for part in problem.passes():
-            seen.append(detached(part))
-            if balancer.linear:  # weights do not depend on the losses: no graph needs to wait
-                fixed = balancer(Statistics(problem.last_losses, problem.index))
-                _backward(problem, part, fixed)
-            else:
-                parts.append(part)
-        losses = problem.collect(seen)
-        weights = fixed if balancer.linear else balancer(Statistics(losses, problem.index))
-        for part in parts:
             _backward(problem, part, weights)
+            seen.append(detached(part))
+        losses = problem.collect(seen)
     else:
-        losses = problem.losses()
+        kept = list(problem.passes()) if problem.parts == 1 else []
+        losses = problem.collect([detached(p) for p in kept]) if kept else problem.losses()
         weights = balancer(Statistics(losses, problem.index))
-        for part in problem.passes():
+        for part in kept or problem.passes():
             _backward(problem, part, weights)
     _reduce_grads(problem)
     return told(problem, losses, weights)
 
 
-def by_site(problem: Problem, balancer: Callable) -> StepInfo:
-    """Weights from gradients at one place (feature or last layer), then one trunk backward.
+def by_features(problem: Problem, balancer: Balances) -> StepInfo:
+    """Weights from the gradients at the shared feature z, then one pass over the trunk from there.
 
-    With d = sum w_i g_i taken at the feature z, the trunk's gradient is (dz/dθ)ᵀ d: the Gramian of
-    ∂L_i/∂z stands for that of ∂L_i/∂θ (an upper bound up to the norm of dz/dθ, as in MGDA-UB).
+    With d = Σ w_i ∂L_i/∂z the trunk's gradient is (∂z/∂θ)ᵀ d, so the heads are passed once per
+    term (which gives them their own gradients too) and the trunk once.
     """
-    at_feature = balancer.needs == "features"
-    m = len(problem.present)
-    total = torch.zeros((m, m), device=problem.last_losses.device)
-    sums: Blocks = [p.new_zeros((m, *p.shape)) for p in problem.last_shared]
+    product = torch.zeros((len(problem.present),) * 2, device=problem.last_losses.device)
     seen, kept = [], []
-    guard = contextlib.nullcontext() if problem.parts == 1 else replayed_randomness()
-    freeze = contextlib.nullcontext() if problem.parts == 1 else frozen_statistics(problem.module)
-    with guard, freeze:
+    with _first_look(problem):
         for part in problem.passes():
-            if at_feature and part.feature is None:
-                raise InputError(
-                    "this model has no single shared feature; use the balancer without "
-                    "'features(...)'"
-                )
-            site = [part.feature] if at_feature else problem.last_shared
-            rows = _site_rows(problem, part, site)
-            if at_feature:
-                flat = rows[0].flatten(1)
-                total += flat @ flat.T
-            else:
-                for block, row in zip(sums, rows, strict=True):
-                    block += row
+            rows, heads = _at_feature(problem, part)
+            product += rows.flatten(1) @ rows.flatten(1).T
+            seen.append(detached(part))
+            if problem.parts == 1:
+                kept.append((part, rows, heads))
+    problem.reduce([product])
+    losses = problem.collect(seen)
+    weights = balancer(Statistics(losses, problem.index, gramian=product))
+    for part, rows, heads in kept or ((p, *_at_feature(problem, p)) for p in problem.passes()):
+        accumulate(problem.private, heads)
+        if part.feature is not None and part.feature.requires_grad:
+            direction = mix([rows], weights)[0].to(part.feature.dtype)
+            found = torch.autograd.grad(part.feature, problem.shared, direction, allow_unused=True)
+            accumulate(problem.shared, found)
+    _reduce_grads(problem)
+    return told(problem, losses, weights, product)
+
+
+def by_last_layer(problem: Problem, balancer: Balances) -> StepInfo:
+    """Weights from the gradients of the last shared layer, then one backward pass."""
+    m = len(problem.present)
+    blocks: Blocks = [p.new_zeros((m, *p.shape)) for p in problem.last_shared]
+    seen, kept = [], []
+    with _first_look(problem):
+        for part in problem.passes():
+            for i, name in enumerate(problem.present):
+                if name in part.losses:
+                    found = problem.gradients(part.losses[name], problem.last_shared, retain=True)
+                    for block, gradient in zip(blocks, found, strict=True):
+                        if gradient is not None:
+                            block[i] += gradient
             seen.append(detached(part))
             if problem.parts == 1:
                 kept.append(part)
-    if at_feature:
-        problem.reduce([total])
-    else:
-        problem.reduce(sums)
-        total = sum(b.flatten(1) @ b.flatten(1).T for b in sums)
+    problem.reduce_blocks(blocks)
+    product = gramian(blocks)
     losses = problem.collect(seen)
-    weights = balancer(Statistics(losses, problem.index, gramian=total))
+    weights = balancer(Statistics(losses, problem.index, gramian=product))
     for part in kept or problem.passes():
-        if balancer.weighs_heads:
-            _backward(problem, part, weights)
-        else:
-            _backward(problem, part, weights, heads_weight=1.0)
+        _backward(problem, part, weights)
     _reduce_grads(problem)
-    return told(problem, losses, weights, total)
+    return told(problem, losses, weights, product)
 
 
-def by_jacobian(problem: Problem, balancer: Callable) -> StepInfo:
+def by_gramian(problem: Problem, balancer: Balances) -> StepInfo:
+    """T gradients of the trunk, kept as factors where one graph holds them all."""
+    if not problem.whole:
+        return by_jacobian(problem, balancer)
+    part = problem.run(0, None)
+    losses = problem.collect([detached(part)])
+    gradients = _factored(problem, part, problem.private)
+    product = gradients.gramian()
+    weights = balancer(Statistics(losses, problem.index, gramian=product))
+    accumulate(problem.shared, gradients.mix(weights))
+    accumulate(problem.private, gradients.private_sums)
+    _reduce_grads(problem)  # nothing to sum, but zeros for absent terms as on every other route
+    return told(problem, losses, weights, product)
+
+
+def by_jacobian(problem: Problem, balancer: Balances) -> StepInfo:
     """All T gradients of the trunk, aggregated; every head follows its own task's gradient."""
     shared, private, losses = jacobian(problem)
     result = combine(shared, balancer, problem, losses)
-    add_grads(problem.shared, result.direction)
-    weigh = result.weights if balancer.weighs_heads else None
-    add_grads(
-        problem.private, [b.sum(0) for b in private] if weigh is None else mix(private, weigh)
-    )
+    accumulate(problem.shared, result.direction)
+    accumulate(problem.private, [b.sum(0) for b in private])
     return told(problem, losses, result.weights, result.gramian)
 
 
-ROUTES: dict[str, Callable[[Problem, Callable], StepInfo]] = {
+ROUTES: dict[str, Callable[[Problem, Balances], StepInfo]] = {
     "losses": by_losses,
-    "features": by_site,
-    "last_layer": by_site,
-    "gramian": by_jacobian,
+    "features": by_features,
+    "last_layer": by_last_layer,
+    "gramian": by_gramian,
     "jacobian": by_jacobian,
 }
 
 
-def add_grads(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+@contextlib.contextmanager
+def _first_look(problem: Problem) -> Iterator[None]:
+    """A pass that only measures: with several parts each is run again for the update."""
+    if problem.parts == 1:
+        yield
+    else:
+        with replayed_randomness(), frozen_statistics(problem.module):
+            yield
 
 
-def _site_rows(problem: Problem, part: Pass, site: Sequence[Tensor]) -> Blocks:
-    """Gradients of each present loss at the site, ``[m, *shape]`` each; the graph is kept."""
-    rows = [t.new_zeros((len(problem.present), *t.shape)) for t in site]
+def _at_feature(problem: Problem, part: Pass) -> tuple[Tensor, list[Tensor | None]]:
+    """Each term's gradient at the feature ``[m, *z]``, and the heads' own, from one head pass each.
+
+    A part without labels has no feature and gives one row of nothing.
+    """
+    heads: list[Tensor | None] = [None] * len(problem.private)
+    if not part.losses:
+        return torch.zeros((len(problem.present), 1), device=problem.last_losses.device), heads
+    if part.feature is None:
+        raise InputError(
+            "this model has no single shared feature; use the balancer without 'features(...)'"
+        )
+    shape = (len(problem.present), *part.feature.shape)
+    rows = torch.zeros(shape, device=part.feature.device)  # float32, also under autocast
     for i, name in enumerate(problem.present):
-        if name in part.losses:
-            found = torch.autograd.grad(
-                part.losses[name], site, retain_graph=True, allow_unused=True
+        if name not in part.losses:
+            continue
+        row, *own = torch.autograd.grad(
+            part.losses[name],
+            [part.feature, *problem.private],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        if row is None:
+            raise InputError(
+                f"loss {name!r} does not read the shared feature; use the balancer without "
+                "'features(...)'"
             )
-            for row, gradient in zip(rows, found, strict=True):
-                if gradient is not None:
-                    row[i] = gradient
-    return rows
+        rows[i] = row
+        heads = [_plus(old, new) for old, new in zip(heads, own, strict=True)]
+    return rows, heads
 
 
-def _backward(
-    problem: Problem, part: Pass, weights: Tensor, heads_weight: float | None = None
-) -> None:
-    """Backward of the weighted sum; ``heads_weight`` 1 gives the heads their own gradients."""
+def _backward(problem: Problem, part: Pass, weights: Tensor) -> None:
+    """Backward of the weighted sum of the part's losses."""
     pairs = [
-        (weights[i], part.losses[name])
+        (part.losses[name], weights[i].to(part.losses[name]))
         for i, name in enumerate(problem.present)
-        if name in part.losses
+        if name in part.losses and part.losses[name].requires_grad
     ]
-    if not pairs:
-        return
-    weighted = torch.stack([w.detach().to(loss.device) * loss for w, loss in pairs]).sum()
-    if heads_weight is None:
-        weighted.backward()
-        return
-    plain = torch.stack([loss for _, loss in pairs]).sum()
-    if problem.private:
-        own = problem.gradients(plain, problem.private, retain=True)
-        _accumulate(problem.private, own)
-    _accumulate(problem.shared, problem.gradients(weighted, problem.shared, retain=False))
+    if pairs:
+        torch.autograd.backward([loss for loss, _ in pairs], [w.detach() for _, w in pairs])
 
 
-def _accumulate(parameters: Sequence[nn.Parameter], found: Sequence[Tensor | None]) -> None:
+def _plus(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    return new if old is None else old if new is None else old + new
+
+
+def accumulate(parameters: Sequence[nn.Parameter], found: Sequence[Tensor | None]) -> None:
+    """Add gradients to ``.grad``; None where there is none."""
     for parameter, gradient in zip(parameters, found, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        parameter.grad = _plus(parameter.grad, gradient)
 
 
 def _reduce_grads(problem: Problem) -> None:
@@ -384,12 +465,13 @@ def _reduce_grads(problem: Problem) -> None:
     for parameter in parameters:  # every process must bring the same list to the sum
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    problem.reduce_blocks([p.grad for p in parameters])
+    problem.reduce_blocks([p.grad for p in parameters if p.grad is not None])
 
 
 def told(
     problem: Problem, losses: Tensor, weights: Tensor | None, product: Tensor | None = None
 ) -> StepInfo:
+    """The record of a step from what its route found."""
     values = losses.tolist()
     shown = {} if weights is None else dict(zip(problem.present, weights.tolist(), strict=True))
     return StepInfo(

@@ -16,7 +16,7 @@ from polytask.training.balancers import Balancer
 from polytask.training.gradients import (
     Problem,
     StepInfo,
-    add_grads,
+    accumulate,
     balance,
     combine,
     frozen_statistics,
@@ -69,20 +69,30 @@ class SAM:
 
     ε = ρ g/||g|| for the balanced gradient g over all parameters; the update is the balanced
     gradient at θ + ε. ``adaptive`` (ASAM, arXiv 2102.11600): ε = ρ θ²⊙g / ||θ⊙g||.
+
+    At both points the balancer starts from the same running state (and draws the same numbers), and
+    keeps what it learnt at θ.
     """
 
     rho: float = 0.05
     adaptive: bool = False
 
     def __call__(self, problem: Problem, balancer: Balancer) -> StepInfo:
+        balancer.prepare(len(problem.terms))
+        before = copy.deepcopy(balancer.state_dict())
         info = balance(problem, balancer)
         parameters = [*problem.shared, *problem.private]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         moves = ascent(parameters, gradients, self.rho, self.adaptive)
         for parameter in [*parameters, *balancer.parameters()]:
             parameter.grad = None
+        after = copy.deepcopy(balancer.state_dict())
+        last_losses = problem.last_losses.clone()
+        balancer.load_state_dict(before)
         with moved(parameters, moves), frozen_statistics(problem.module):
             balance(problem, balancer)
+        balancer.load_state_dict(after)
+        problem.last_losses.copy_(last_losses)
         return info
 
     def prepare(self, balancer: Balancer) -> Balancer:
@@ -140,14 +150,14 @@ class TaskFlat:
                 block[i] = row[0]
             for total, head in zip(raised_private, heads, strict=True):
                 total += head[0]
-        flat = [high - low for high, low in zip(raised_shared, shared, strict=True)]
         first = combine(shared, balancer, problem, losses)
-        if balancer.needs == "losses":
+        flat = [high.sub_(low) for high, low in zip(raised_shared, shared, strict=True)]
+        if first.weights is not None and balancer.needs == "losses":
             second = mix(flat, first.weights)
         else:
             second = combine(flat, self.prepare(balancer), problem, losses).direction
-        add_grads(problem.shared, [a + b for a, b in zip(first.direction, second, strict=True)])
-        add_grads(problem.private, raised_private)
+        accumulate(problem.shared, [a + b for a, b in zip(first.direction, second, strict=True)])
+        accumulate(problem.private, raised_private)
         return told(problem, losses, first.weights, first.gramian)
 
     def prepare(self, balancer: Balancer) -> Balancer:

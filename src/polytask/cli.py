@@ -1,0 +1,471 @@
+"""The command line: compare, fit, predict, systems, claims."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from polytask.errors import InputError, nearest
+
+_DEMO_ROWS = 20_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2: something given cannot be used)."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse cannot take key=value words between options of a subcommand; they are left over.
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if unknown := [word for word in rest if word not in overrides]:
+        parser.error(f"argument {unknown[0]} is not known")
+    if overrides and not hasattr(arguments, "overrides"):
+        parser.error(f"this command takes no settings such as {overrides[0]}")
+    arguments.overrides = overrides
+    try:
+        return int(arguments.run(arguments) or 0)
+    except InputError as error:
+        print(f"polytask: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"polytask: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npolytask: stopped; finished runs are kept, call again to go on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="polytask",
+        description="Should these tasks share one model, which way of sharing wins, and how do I "
+        "ship it?",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    compare = commands.add_parser(
+        "compare",
+        help="single-task against shared models on a table; writes report.html",
+        epilog="Settings of all neural learners: words such as training.epochs=20.",
+    )
+    _suite_arguments(compare)
+    compare.add_argument("--rows", type=int, help="flights: this many rows, evenly over the year")
+    compare.add_argument("--full", action="store_true", help="flights: all 336,776 rows")
+    compare.add_argument("--learners", help="neural learners, comma-separated")
+    compare.add_argument("--balancers", help="balancers beside equal weights; '' for none")
+    compare.add_argument("--steps", help="steps beside plain ones, such as flat(rho=0.5)")
+    compare.add_argument("--rivals", help="learners fitted task by task; '' for none")
+    compare.add_argument("--seeds", help="comma-separated; at least 3 give an interval")
+    compare.add_argument(
+        "--tune",
+        action="append",
+        metavar="KEY=A,B,..",
+        help="let every method choose this setting on validation",
+    )
+    compare.add_argument("--no-transfer", action="store_true", help="skip the pairs of tasks")
+    compare.add_argument("--jobs", type=int, default=-1, help="fits at a time (all cores)")
+    compare.add_argument("--out", default=".", help="folder of report.html and report.json")
+    compare.add_argument("--print-config", action="store_true", help="print the plan and stop")
+    compare.set_defaults(run=_compare, overrides=[])
+
+    fit = commands.add_parser(
+        "fit",
+        help="fit one system and save it",
+        epilog="Settings: words such as training.lr=0.003 (see --print-config).",
+    )
+    fit.add_argument("system", help="an id of 'polytask systems'")
+    _suite_arguments(fit, nargs="?")
+    fit.add_argument("--out", help="folder of the model; a stopped fit goes on")
+    fit.add_argument("--config", help="YAML file with the system's settings")
+    fit.add_argument("--print-config", action="store_true", help="print the settings and stop")
+    fit.set_defaults(run=_fit, overrides=[])
+
+    predict = commands.add_parser("predict", help="predict the rows of a file with a saved model")
+    predict.add_argument("model", help="folder that 'polytask fit' wrote")
+    predict.add_argument("file", help="table with the input columns")
+    predict.add_argument("--tasks", help="some of the tasks, comma-separated")
+    predict.add_argument("--out", help="CSV file (default: standard output)")
+    predict.set_defaults(run=_predict)
+
+    systems = commands.add_parser("systems", help="the catalogue")
+    systems.add_argument("--json", action="store_true")
+    systems.set_defaults(run=_systems)
+
+    claims = commands.add_parser("claims", help="what the papers claim, and what was measured")
+    claims.add_argument("system", nargs="?")
+    claims.add_argument("--recorded", action="store_true", help="as on record; measure nothing")
+    claims.add_argument("--json", action="store_true")
+    claims.set_defaults(run=_claims)
+    return parser
+
+
+def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
+    parser.add_argument(
+        "suite", help="'flights', a table file, or a YAML file that names one", **how_many
+    )
+    parser.add_argument("--targets", help="target columns, comma-separated")
+    parser.add_argument("--split", help="random[:SEED], time:COLUMN, group:COLUMN, column:COLUMN")
+    parser.add_argument("--exclude", help="columns that are not inputs, comma-separated")
+    parser.add_argument("--kinds", help="YAML file with targets, kinds, inputs, split, exclude")
+
+
+# -- compare -------------------------------------------------------------------------------------
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from polytask.comparing.compare import budget, compare
+
+    plan = _plan(arguments)
+    suite = open_suite(arguments)
+    plan = replace(plan, settings={**budget(suite), **plan.settings})
+    if arguments.print_config:
+        _print_yaml({"suite": suite.describe(), "plan": vars(plan)})
+        return 0
+    out = _writable(arguments.out)
+    _show_suite(suite)
+    with _Bar() as bar:
+        report = compare(suite, plan=plan, jobs=arguments.jobs, progress=bar)
+    report.data["settings"]["command"] = _command()
+    report.print()
+    report.to_json(out / "report.json")
+    report.to_html(out / "report.html")
+    print(f"\nwrote {out / 'report.html'} and {out / 'report.json'}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> Any:
+    from polytask.comparing.compare import Plan
+    from polytask.config import assignment
+
+    given: dict[str, Any] = {}
+    for name in ("learners", "balancers", "steps", "rivals"):
+        if getattr(arguments, name) is not None:
+            given[name] = tuple(_names(getattr(arguments, name)))
+    if arguments.seeds is not None:
+        try:
+            given["seeds"] = tuple(int(s) for s in _names(arguments.seeds))
+        except ValueError:
+            raise InputError(f"--seeds takes whole numbers, not {arguments.seeds!r}") from None
+    given["tuning"] = dict(_tuning(text) for text in arguments.tune or ())
+    given["settings"] = dict(assignment(text) for text in arguments.overrides)
+    given["transfer"] = not arguments.no_transfer
+    return Plan(**given)
+
+
+def _tuning(text: str) -> tuple[str, list[Any]]:
+    from polytask.config import parse_yaml
+
+    key, equals, values = text.partition("=")
+    if not equals:
+        raise InputError(f"--tune {text!r} is not of the form key=a,b")
+    return key, [parse_yaml(v, f"--tune {text!r}") for v in _names(values)]
+
+
+# -- fit and predict -----------------------------------------------------------------------------
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from polytask.catalogue import load_system
+    from polytask.config import assignment, from_dict, override, read_yaml, to_dict
+
+    cls = load_system(arguments.system)
+    data = to_dict(cls())
+    if arguments.config:
+        learner = from_dict(cls, _merged(data, read_yaml(arguments.config)), arguments.config)
+        data = to_dict(learner)
+    settings = override(data, map(assignment, arguments.overrides))
+    learner = from_dict(cls, settings, arguments.system)
+    if arguments.print_config:
+        _print_yaml(to_dict(learner))
+        return 0
+    for argument, what in (("suite", "a table file or 'flights'"), ("out", "--out FOLDER")):
+        if not getattr(arguments, argument):
+            raise InputError(f"fit needs {what}")
+    out = _writable(arguments.out)
+    suite = open_suite(arguments)
+    _show_suite(suite)
+    started = time.perf_counter()
+
+    def progress(record: dict[str, Any]) -> None:
+        if "warning" in record:
+            print(f"polytask: {record['warning']}", file=sys.stderr)
+        elif "score" in record:
+            done = record["epoch"] + 1
+            left = record["seconds"] * (learner.training.epochs - done)
+            print(
+                f"epoch {done:3d}/{learner.training.epochs}  validation {record['score']:.4f}  "
+                f"{record['seconds']:.1f} s, at most {left:.0f} s left",
+                flush=True,
+            )
+
+    learner.fit(suite, out=out / "run", progress=progress)
+    learner.save_pretrained(out / "model")
+    for task, scores in learner.score(suite, "test").items():
+        print(f"{task}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+    print(f"saved {out / 'model'} after {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def _merged(data: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings with a file's keys over them, one level of nesting at a time."""
+    merged = dict(data)
+    for key, value in given.items():
+        inner = merged.get(key)
+        both = isinstance(inner, dict) and isinstance(value, dict)
+        merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    import pyarrow as pa
+    import pyarrow.csv as pv
+
+    from polytask.lifecycle.saved import load
+
+    folder = Path(arguments.model)
+    learner = load(folder / "model" if (folder / "model").is_dir() else folder)
+    tasks = _names(arguments.tasks) if arguments.tasks else None
+    columns = {}
+    for task, decoded in learner.predict(arguments.file, tasks).items():
+        kind = learner.processor_.task(task).kind
+        columns[task] = pa.array(kind.answer(decoded).tolist())
+        for i, label in enumerate(getattr(kind, "classes", ())):
+            columns[f"{task}={label}"] = pa.array(decoded[:, i])
+    table = pa.table(columns)
+    if arguments.out:
+        out = Path(arguments.out)
+        _writable(str(out.parent))
+        pv.write_csv(table, out)
+        print(f"wrote {table.num_rows} rows to {out}")
+    else:
+        pv.write_csv(table, sys.stdout.buffer)
+    return 0
+
+
+# -- systems and claims --------------------------------------------------------------------------
+
+
+def _systems(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from polytask.catalogue import catalogue
+
+    entries = list(catalogue().values())
+    if arguments.json:
+        print(json.dumps([asdict(e) for e in entries], indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "year", "domain", "for"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        table.add_row(entry.id, entry.year, entry.domain, entry.use)
+    Console().print(table)
+    return 0
+
+
+def _claims(arguments: argparse.Namespace) -> int:
+    from polytask.comparing import claims
+
+    systems = [arguments.system] if arguments.system else claims.claimants()
+    if arguments.recorded:
+        known = claims.claimants()
+        if arguments.system and arguments.system not in known:
+            raise InputError(
+                f"system {arguments.system!r} has no benchmark{nearest(arguments.system, known)}"
+            )
+        rows = claims.recorded(systems)
+    else:
+        rows = [row for system in systems for row in claims.measure(system)]
+    if arguments.json:
+        print(json.dumps(claims.as_rows(rows), indent=1, ensure_ascii=False))
+    else:
+        _print_claims(rows)
+    return 0 if all(row.holds for row in rows) else 1
+
+
+def _print_claims(rows: Sequence[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_lines=False)
+    for column in ("system", "claim", "paper", "measured", "relation", "holds", "seeds", "command"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        claim = row.claim + (f" [dim]({row.reason})[/dim]" if row.reason else "")
+        holds = "[green]yes[/green]" if row.holds else "[red]no[/red]"
+        seeds = ",".join(map(str, row.seeds))
+        table.add_row(
+            row.system, claim, row.paper, row.measured, row.relation, holds, seeds, row.command
+        )
+    Console().print(table)
+
+
+# -- suites from arguments -----------------------------------------------------------------------
+
+_SUITE_KEYS: dict[str, tuple[Any, ...]] = {
+    "data": (str,),
+    "targets": (list, dict),
+    "split": (str,),
+    "exclude": (list, dict),
+    "inputs": (dict,),
+    "name": (str,),
+    "about": (str,),
+    "notes": (list,),
+}
+
+
+def open_suite(arguments: argparse.Namespace) -> Any:
+    """The suite a command names: packaged, a table file with ``--targets``, or a YAML file."""
+    from polytask.data.suite import Suite
+
+    name = arguments.suite
+    if name == "flights":
+        from polytask.data.packaged import flights
+
+        full = getattr(arguments, "full", True)
+        rows = getattr(arguments, "rows", None) or (None if full else _DEMO_ROWS)
+        return flights(rows).suite()
+    described: dict[str, Any] = {}
+    for path in (name if name.endswith((".yaml", ".yml")) else None, arguments.kinds):
+        if path:
+            described |= _suite_yaml(path)
+    if "data" not in described:
+        described["data"] = name
+    if arguments.targets:
+        kinds = described.get("targets") or {}
+        given = kinds if isinstance(kinds, dict) else {}
+        described["targets"] = {t: given.get(t) for t in _names(arguments.targets)}
+    if not described.get("targets"):
+        raise InputError("name the target columns: --targets price,rooms,sold")
+    if arguments.split:
+        described["split"] = arguments.split
+    if arguments.exclude:
+        described["exclude"] = _names(arguments.exclude)
+    return Suite.from_table(described.pop("data"), described.pop("targets"), **described)
+
+
+def _suite_yaml(path: str) -> dict[str, Any]:
+    from polytask.config import read_yaml
+
+    data = read_yaml(path)
+    for key, value in data.items():
+        if key not in _SUITE_KEYS:
+            raise InputError(f"file {path!r}: key {key!r} is not known{nearest(key, _SUITE_KEYS)}")
+        if not isinstance(value, _SUITE_KEYS[key]):
+            names: dict[Any, str] = {str: "text", list: "a list", dict: "keys and values"}
+            wanted = " or ".join(names[kind] for kind in _SUITE_KEYS[key])
+            raise InputError(f"file {path!r}: {key} is {value!r}; it must be {wanted}")
+    if "data" in data:
+        data["data"] = str(Path(path).parent / data["data"])
+    return data
+
+
+def _show_suite(suite: Any) -> None:
+    """Say what was understood, so that a wrong guess is seen before it costs an hour."""
+    about = suite.describe()
+    rows = ", ".join(f"{n:,} {s}" for s, n in about["rows"].items())
+    print(f"{about['name']}: {rows} rows ({about['split']}), {about['inputs']} input columns")
+    for task in about["tasks"]:
+        unit = f" in {task['unit']}" if task["unit"] else ""
+        classes = f" of {', '.join(task['classes'][:6])}" if task["classes"] else ""
+        print(f"  {task['name']}: {task['kind']}{unit}{classes}, judged by {task['metric']}")
+    for note in about["notes"]:
+        print(f"  note: {note}")
+
+
+def _names(text: str) -> list[str]:
+    """Comma-separated names; commas inside brackets belong to a name."""
+    names, depth, start = [], 0, 0
+    for i, sign in enumerate(text):
+        depth += (sign in "([") - (sign in ")]")
+        if sign == "," and depth == 0:
+            names.append(text[start:i])
+            start = i + 1
+    names.append(text[start:])
+    return [n.strip() for n in names if n.strip()]
+
+
+def _writable(folder: str) -> Path:
+    """The folder, made if need be; refused before any work if nothing can be written there."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".polytask-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output folder {folder!r} cannot be written: {error.strerror}") from None
+    return path
+
+
+def _print_yaml(data: Any) -> None:
+    import yaml
+
+    print(yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, allow_unicode=True), end="")
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["polytask", *sys.argv[1:]])
+
+
+class _Bar:
+    """What is running, how far it is and how long it will take; plain lines without a terminal."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._started, self._told = time.perf_counter(), 0.0
+        self._first = 0
+
+    def __enter__(self) -> Callable[[int, int, str], None]:
+        if self._bar.console.is_terminal:
+            self._bar.start()
+        return self._tell
+
+    def _tell(self, done: int, total: int, label: str) -> None:
+        self._bar.update(self._task, completed=done, total=total, description=f"{label:<36.36}")
+        now = time.perf_counter() - self._started
+        if self._bar.console.is_terminal or (now - self._told < 10 and done not in (0, total)):
+            return
+        self._told = now
+        if not self._first and done:
+            self._first = done
+        left = now / done * (total - done) if done else float("nan")
+        tail = f", about {left:.0f} s left" if done else ""
+        print(f"{done}/{total} fits, {now:.0f} s{tail}: {label}", flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
