@@ -143,7 +143,9 @@ def test_ctrl_c_says_how_to_go_on(
 
 def write_suite(folder: Path, homes: Path, **keys: Any) -> str:
     (folder / "homes.csv").write_bytes(homes.read_bytes())
-    (folder / "suite.yaml").write_text(yaml.safe_dump({"data": "homes.csv", **keys}, sort_keys=False))
+    (folder / "suite.yaml").write_text(
+        yaml.safe_dump({"data": "homes.csv", **keys}, sort_keys=False)
+    )
     return str(folder / "suite.yaml")
 
 
