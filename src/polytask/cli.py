@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings: words such as training.lr=0.003 (see --print-config).",
     )
     fit.add_argument("system", help="an id of 'polytask systems'")
-    _suite_arguments(fit)
-    fit.add_argument("--out", required=True, help="folder of the model; a stopped fit goes on")
+    _suite_arguments(fit, nargs="?")
+    fit.add_argument("--out", help="folder of the model; a stopped fit goes on")
     fit.add_argument("--config", help="YAML file with the system's settings")
     fit.add_argument("--print-config", action="store_true", help="print the settings and stop")
     fit.set_defaults(run=_fit, overrides=[])
@@ -105,8 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _suite_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", help="'flights', a table file, or a YAML file that names one")
+def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
+    parser.add_argument(
+        "suite", help="'flights', a table file, or a YAML file that names one", **how_many
+    )
     parser.add_argument("--targets", help="target columns, comma-separated")
     parser.add_argument("--split", help="random[:SEED], time:COLUMN, group:COLUMN, column:COLUMN")
     parser.add_argument("--exclude", help="columns that are not inputs, comma-separated")
@@ -122,12 +124,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from polytask.comparing.compare import budget, compare
 
     plan = _plan(arguments)
-    out = _writable(arguments.out)
     suite = open_suite(arguments)
     plan = replace(plan, settings={**budget(suite), **plan.settings})
     if arguments.print_config:
         _print_yaml({"suite": suite.describe(), "plan": vars(plan)})
         return 0
+    out = _writable(arguments.out)
     _show_suite(suite)
     with _Bar() as bar:
         report = compare(suite, plan=plan, jobs=arguments.jobs, progress=bar)
@@ -140,7 +142,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> Any:
-    from polytask.comparing.compare import Plan, is_neural
+    from polytask.comparing.compare import Plan
+    from polytask.config import assignment
 
     given: dict[str, Any] = {}
     for name in ("learners", "balancers", "steps", "rivals"):
@@ -152,40 +155,18 @@ def _plan(arguments: argparse.Namespace) -> Any:
         except ValueError:
             raise InputError(f"--seeds takes whole numbers, not {arguments.seeds!r}") from None
     given["tuning"] = dict(_tuning(text) for text in arguments.tune or ())
-    given["settings"] = _assignments(arguments.overrides)
+    given["settings"] = dict(assignment(text) for text in arguments.overrides)
     given["transfer"] = not arguments.no_transfer
-    plan = Plan(**given)
-    for learner in plan.learners:
-        if not is_neural(learner):
-            raise InputError(f"{learner} does not share a model; name it with --rivals")
-    return plan
+    return Plan(**given)
 
 
 def _tuning(text: str) -> tuple[str, list[Any]]:
-    import yaml
+    from polytask.config import parse_yaml
 
     key, equals, values = text.partition("=")
     if not equals:
         raise InputError(f"--tune {text!r} is not of the form key=a,b")
-    return key, [_scalar(yaml.safe_load(v)) for v in values.split(",")]
-
-
-def _assignments(texts: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"override {text!r} is not of the form key=value")
-        found[key] = _scalar(yaml.safe_load(value))
-    return found
-
-
-def _scalar(value: Any) -> Any:
-    from polytask.config import scalar
-
-    return scalar(value)
+    return key, [parse_yaml(v, f"--tune {text!r}") for v in _names(values)]
 
 
 # -- fit and predict -----------------------------------------------------------------------------
@@ -193,17 +174,21 @@ def _scalar(value: Any) -> Any:
 
 def _fit(arguments: argparse.Namespace) -> int:
     from polytask.catalogue import load_system
-    from polytask.config import from_dict, override, read_yaml, to_dict
+    from polytask.config import assignment, from_dict, override, read_yaml, to_dict
 
     cls = load_system(arguments.system)
     data = to_dict(cls())
     if arguments.config:
         learner = from_dict(cls, _merged(data, read_yaml(arguments.config)), arguments.config)
         data = to_dict(learner)
-    learner = from_dict(cls, override(data, arguments.overrides), arguments.system)
+    settings = override(data, map(assignment, arguments.overrides))
+    learner = from_dict(cls, settings, arguments.system)
     if arguments.print_config:
         _print_yaml(to_dict(learner))
         return 0
+    for argument, what in (("suite", "a table file or 'flights'"), ("out", "--out FOLDER")):
+        if not getattr(arguments, argument):
+            raise InputError(f"fit needs {what}")
     out = _writable(arguments.out)
     suite = open_suite(arguments)
     _show_suite(suite)
@@ -328,7 +313,16 @@ def _print_claims(rows: Sequence[Any]) -> None:
 
 # -- suites from arguments -----------------------------------------------------------------------
 
-_SUITE_KEYS = ("data", "targets", "split", "exclude", "inputs", "name", "about", "notes")
+_SUITE_KEYS: dict[str, tuple[Any, ...]] = {
+    "data": (str,),
+    "targets": (list, dict),
+    "split": (str,),
+    "exclude": (list, dict),
+    "inputs": (dict,),
+    "name": (str,),
+    "about": (str,),
+    "notes": (list,),
+}
 
 
 def open_suite(arguments: argparse.Namespace) -> Any:
@@ -365,10 +359,14 @@ def _suite_yaml(path: str) -> dict[str, Any]:
     from polytask.config import read_yaml
 
     data = read_yaml(path)
-    for key in data:
+    for key, value in data.items():
         if key not in _SUITE_KEYS:
-            raise InputError(f"file {path!r} has no key {key!r}{nearest(key, _SUITE_KEYS)}")
-    if isinstance(data.get("data"), str):
+            raise InputError(f"file {path!r}: key {key!r} is not known{nearest(key, _SUITE_KEYS)}")
+        if not isinstance(value, _SUITE_KEYS[key]):
+            names: dict[Any, str] = {str: "text", list: "a list", dict: "keys and values"}
+            wanted = " or ".join(names[kind] for kind in _SUITE_KEYS[key])
+            raise InputError(f"file {path!r}: {key} is {value!r}; it must be {wanted}")
+    if "data" in data:
         data["data"] = str(Path(path).parent / data["data"])
     return data
 
@@ -390,7 +388,7 @@ def _names(text: str) -> list[str]:
     """Comma-separated names; commas inside brackets belong to a name."""
     names, depth, start = [], 0, 0
     for i, sign in enumerate(text):
-        depth += (sign == "(") - (sign == ")")
+        depth += (sign in "([") - (sign in ")]")
         if sign == "," and depth == 0:
             names.append(text[start:i])
             start = i + 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from polytask.errors import InputError, nearest
 
@@ -18,8 +20,10 @@ def parse_call(text: str, registry: Mapping[str, Callable[..., T]], what: str) -
 
     ``features(cagrad(c=0.4))`` gives ``registry["features"](registry["cagrad"](c=0.4))``.
     """
+    # "imtl-g" is a name, 1e-3 is a number.
+    plain = re.sub(r"(?<=[A-Za-z])-(?=[A-Za-z])", "_", text.strip())
     try:
-        node = ast.parse(text.strip().replace("-", "_"), mode="eval").body
+        node = ast.parse(plain, mode="eval").body
     except SyntaxError:
         raise InputError(f"{what} {text!r} cannot be read; write name or name(key=value)") from None
     return _build_call(node, text, registry, what)
@@ -47,17 +51,19 @@ def _build_call(node: ast.expr, text: str, registry: Mapping[str, Any], what: st
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """Strict: an unknown key is an error with the nearest name; values get the field's type."""
     import cattrs
-    from cattrs.gen import make_dict_structure_fn
 
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+    converter = cattrs.Converter(detailed_validation=False)
     converter.register_structure_hook_factory(
-        dataclasses.is_dataclass,
-        lambda kind: _checked(kind, make_dict_structure_fn(kind, converter)),
+        dataclasses.is_dataclass, lambda kind: _fields_of(kind, converter)
     )
+    converter.register_structure_hook_func(
+        lambda kind: get_origin(kind) is tuple,
+        lambda value, kind: tuple(converter.structure(v, get_args(kind)[0]) for v in _list(value)),
+    )
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
     # Texts such as "upgrad" and ready objects both stand in these fields; keep what was given.
     converter.register_structure_hook_func(
-        lambda t: getattr(t, "__args__", None) is not None and object in t.__args__,
-        lambda value, _: value,
+        lambda kind: object in get_args(kind), lambda value, _: value
     )
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(int, _whole)
@@ -66,8 +72,6 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
         return converter.structure(data, cls)
     except InputError as error:
         raise InputError(f"{where}: {error}" if where else str(error)) from None
-    except Exception as error:
-        raise InputError(f"{where + ': ' if where else ''}{error}") from None
 
 
 def _number(value: Any, _: Any) -> float:
@@ -88,20 +92,41 @@ def _flag(value: Any, _: Any) -> bool:
     return value
 
 
-def _checked(cls: type, structure: Callable) -> Callable:
-    names = [f.name for f in dataclasses.fields(cls) if f.init]
+def _list(value: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{value!r} is not a list such as [a, b]")
+    return value
 
-    def hook(value: Any, kind: Any) -> Any:
+
+def _choice(value: Any, kind: Any) -> Any:
+    options = get_args(kind)
+    if isinstance(value, bool) and value not in options:
+        value = str(value).lower()  # YAML's true where "true" is one of several words
+    if value not in options:
+        raise InputError(f"{value!r} is not one of {', '.join(map(repr, options))}")
+    return value
+
+
+def _fields_of(cls: type, converter: Any) -> Callable[[Any, Any], Any]:
+    names = [f.name for f in dataclasses.fields(cls) if f.init]
+    types = get_type_hints(cls)
+
+    def structure(value: Any, _: Any) -> Any:
         if dataclasses.is_dataclass(value):
             return value
         if not isinstance(value, Mapping):
             raise InputError(f"{cls.__name__} needs keys and values, not {value!r}")
-        for key in value:
+        given = {}
+        for key, item in value.items():
             if key not in names:
                 raise InputError(f"{cls.__name__} has no key {key!r}{nearest(key, names)}")
-        return structure(value, kind)
+            try:
+                given[key] = converter.structure(item, types[key])
+            except InputError as error:
+                raise InputError(f"{key}: {error}") from None
+        return cls(**given)
 
-    return hook
+    return structure
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -122,46 +147,72 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Apply ``training.lr=0.01`` style assignments; values are read as YAML."""
-    import yaml
-
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"override {text!r} is not of the form key=value")
-        node = data
-        *path, last = key.lstrip("-").split(".")
-        for name in path:
-            if not isinstance(node.get(name), dict):
-                raise InputError(f"override {text!r}: no key {name!r}{nearest(name, node)}")
-            node = node[name]
-        if last not in node:
-            raise InputError(f"override {text!r}: no key {last!r}{nearest(last, node)}")
-        node[last] = scalar(yaml.safe_load(value))
+def override(data: dict[str, Any], settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Apply dotted settings such as ``("training.lr", 0.01)``; an unknown one is an error."""
+    for key, value in settings:
+        node: Any = data
+        for name in (names := key.split(".")):
+            if not isinstance(node, dict) or name not in node:
+                known = node if isinstance(node, dict) else ()
+                raise InputError(f"setting {key!r}: no key {name!r}{nearest(name, known)}")
+            parent, node = node, node[name]
+        parent[names[-1]] = value
     return data
 
 
-def scalar(value: Any) -> Any:
-    """A YAML scalar as people mean it: YAML 1.1 reads 1e-3 as text, here it is the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def assignment(text: str) -> tuple[str, Any]:
+    """``key=value`` as (key, value read as YAML)."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"setting {text!r} is not of the form key=value")
+    return key, parse_yaml(value, f"the value of {text!r}")
 
 
 def read_yaml(path: str) -> dict[str, Any]:
     """The keys and values of a YAML file."""
-    import yaml
-
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"file {path!r} does not exist") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"file {path!r} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"file {path!r} is not UTF-8 text") from None
+    data = parse_yaml(text, f"file {path!r}")
     if not isinstance(data, dict):
         raise InputError(f"file {path!r} must hold keys and values")
     return data
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """YAML as people mean it (1.2): ``1e-3`` is a number, ``off`` and ``no`` are words."""
+    import yaml
+
+    try:
+        return yaml.load(text, _yaml_loader())
+    except yaml.YAMLError as error:
+        raise InputError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
+
+
+@cache
+def _yaml_loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.yaml_implicit_resolvers = {
+        sign: [(tag, pattern) for tag, pattern in resolvers if tag not in _SCALARS]
+        for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for tag, (pattern, signs) in _SCALARS.items():
+        Loader.add_implicit_resolver(tag, re.compile(pattern), list(signs))
+    return Loader
+
+
+# Tag -> (pattern, signs it begins with), where YAML 1.2 differs from PyYAML's 1.1.
+_SCALARS = {
+    "tag:yaml.org,2002:bool": (r"^(true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "tag:yaml.org,2002:float": (
+        r"^[-+]?((\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$",
+        "-+.0123456789",
+    ),
+}

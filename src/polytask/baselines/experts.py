@@ -4,7 +4,7 @@ Source: MMoE, Ma et al., KDD 2018; PLE, Tang et al., RecSys 2020; STEM, Su et al
     (arXiv 2308.13537). Sizes of the MultiTab baselines (arXiv 2511.09970).
 Year: 2018
 Domain: tables
-Parts: tabular, experts, mlp
+Parts: tabular, experts, mlp, heads
 For: rivals that decide by a gate how much each task shares
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from polytask.data import Processor
 from polytask.parts import experts
+from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP
 from polytask.parts.tabular import FlatRow
 from polytask.training import MultiTaskModule, NeuralLearner, Training
@@ -33,16 +34,17 @@ class ExpertNet(MultiTaskModule):
         width: int,
         head: tuple[int, ...],
         dropout: float,
-        mixture: Callable[[int, int], nn.Module],
+        mixture: Callable[[int, int], experts.MMoE | experts.PLE | experts.STEM],
         embeddings: int = 1,
     ) -> None:
         super().__init__(spec.tasks)
         shapes = {name: array.shape for name, array in spec.arrays.items()}
-        self.rows = nn.ModuleList(
+        rows = [
             FlatRow(len(spec.numeric), spec.cardinalities, shapes, width) for _ in range(embeddings)
-        )
-        self.mixture = mixture(self.rows[0].out_features, len(spec.tasks))
-        self.heads = nn.ModuleDict(
+        ]
+        self.rows = nn.ModuleList(rows)
+        self.mixture = mixture(rows[0].out_features, len(spec.tasks))
+        self.heads = Heads(
             {
                 t.name: MLP(self.mixture.out_features, head, t.kind.outputs, dropout)
                 for t in spec.tasks
@@ -80,7 +82,7 @@ class MMoE(_ExpertLearner):
     id: ClassVar[str] = "mmoe"
 
     def build(self, spec: Processor) -> ExpertNet:
-        def mixture(width: int, tasks: int) -> nn.Module:
+        def mixture(width: int, tasks: int) -> experts.MMoE:
             return experts.MMoE(width, tasks, self.experts, self.hidden, self.dropout)
 
         return ExpertNet(spec, self.width, self.head, self.dropout, mixture)
@@ -97,7 +99,7 @@ class PLE(_ExpertLearner):
     id: ClassVar[str] = "ple"
 
     def build(self, spec: Processor) -> ExpertNet:
-        def mixture(width: int, tasks: int) -> nn.Module:
+        def mixture(width: int, tasks: int) -> experts.PLE:
             return experts.PLE(
                 width, tasks, self.shared, self.per_task, self.hidden, self.layers, self.dropout
             )
@@ -116,7 +118,7 @@ class STEM(_ExpertLearner):
     id: ClassVar[str] = "stem"
 
     def build(self, spec: Processor) -> ExpertNet:
-        def mixture(width: int, tasks: int) -> nn.Module:
+        def mixture(width: int, tasks: int) -> experts.STEM:
             return experts.STEM(
                 width, tasks, self.shared, self.per_task, self.hidden, self.layers, self.dropout
             )

@@ -4,7 +4,7 @@ Source: Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", Ne
     arXiv 2106.11959; 2 blocks as in the MultiTab baselines (arXiv 2511.09970).
 Year: 2021
 Domain: tables
-Parts: tabular, attention, mlp
+Parts: tabular, attention, mlp, heads
 For: the strongest neural single-task rival on tables
 Differs from the paper: GELU instead of ReGLU in the feed-forward part; width and heads are the
     MultiTab baselines', not the paper's tuned ones.
@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from polytask.data import Processor
 from polytask.errors import InputError
 from polytask.parts.attention import SelfAttention, TransformerLayer
+from polytask.parts.heads import Heads
 from polytask.parts.tabular import FeatureTokenizer, TaskTokens
 from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 
 class FTTransformerNet(MultiTaskModule):
+    """Feature tokens and one [CLS] token, which all heads read."""
+
     has_feature = True
 
     def __init__(self, spec: Processor, config: FTTransformer) -> None:
@@ -44,7 +47,7 @@ class FTTransformerNet(MultiTaskModule):
             for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(e)
-        self.heads = nn.ModuleDict({t.name: nn.Linear(e, t.kind.outputs) for t in spec.tasks})
+        self.heads = Heads({t.name: nn.Linear(e, t.kind.outputs) for t in spec.tasks})
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
         given = inputs["numeric"] if "numeric" in inputs else inputs["categorical"]

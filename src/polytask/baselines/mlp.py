@@ -4,7 +4,7 @@ Source: hard parameter sharing, Caruana, "Multitask Learning", Machine Learning 
     MultiTab baselines (arXiv 2511.09970): trunk [256, 128], head [64] per task.
 Year: 1997
 Domain: tables
-Parts: tabular, mlp
+Parts: tabular, mlp, heads
 For: the baseline beside every other row
 """
 
@@ -14,15 +14,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.data import Processor
+from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP
 from polytask.parts.tabular import FlatRow
 from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 
 class SharedMLPNet(MultiTaskModule):
+    """The row as one vector, a trunk for all tasks, a head for each."""
+
     has_feature = True
 
     def __init__(self, spec: Processor, config: SharedMLP) -> None:
@@ -30,7 +33,7 @@ class SharedMLPNet(MultiTaskModule):
         shapes = {name: array.shape for name, array in spec.arrays.items()}
         self.row = FlatRow(len(spec.numeric), spec.cardinalities, shapes, config.width)
         self.trunk = MLP(self.row.out_features, config.hidden, dropout=config.dropout)
-        self.heads = nn.ModuleDict(
+        self.heads = Heads(
             {
                 t.name: MLP(self.trunk.out_features, config.head, t.kind.outputs, config.dropout)
                 for t in spec.tasks

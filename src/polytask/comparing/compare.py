@@ -87,9 +87,11 @@ class Plan:
     def methods(self) -> list[Method]:
         """All rows, the reference first."""
         rows = []
-        for i, learner in enumerate(self.learners):
+        for i, learner in enumerate(dict.fromkeys(self.learners)):
             rows.append(Method(learner, "single", self.settings))
-            ways = itertools.product(("plain", *self.steps), ("sum", *self.balancers))
+            steps = dict.fromkeys(("plain", *self.steps))
+            balancers = dict.fromkeys(("sum", *self.balancers))
+            ways = itertools.product(steps, balancers)
             for step, balancer in ways if i == 0 else [("plain", "sum")]:
                 settings = {**self.settings, "balancer": balancer}
                 rows.append(
@@ -99,7 +101,7 @@ class Plan:
                         settings if step == "plain" else {**settings, "step": step},
                     )
                 )
-        return rows + [Method(rival, "separate") for rival in self.rivals]
+        return rows + [Method(rival, "separate") for rival in dict.fromkeys(self.rivals)]
 
 
 def budget(suite: Suite) -> dict[str, Any]:
@@ -134,15 +136,8 @@ def compare(
     plan = plan or Plan()
     if not plan.settings:
         plan = replace(plan, settings=budget(suite))
-    if not plan.learners or not plan.seeds:
-        raise InputError("a comparison needs at least one learner and one seed")
-    if len(suite.tasks) < 2:
-        raise InputError("a comparison needs at least two target columns: sharing needs company")
     methods = plan.methods()
-    for method in methods:
-        for group in method.groups(suite.task_names):
-            if reason := check(Run(method.learner, method.settings, group), suite):
-                raise InputError(f"method {method.name!r}: {reason}")
+    _check(plan, methods, suite)
     board = _Board(suite, plan, jobs, progress)
     chosen = _tune(board, methods)
     board.need([r for m in methods for r in _runs(m, chosen, suite, plan)])
@@ -156,6 +151,24 @@ def compare(
     board.need([*pair_runs, probe])
     board.run()
     return Report(_report(board, methods, chosen, pairs, probe, time.perf_counter() - started))
+
+
+def _check(plan: Plan, methods: Sequence[Method], suite: Suite) -> None:
+    """Refuse, before anything is fitted, what some fit would refuse later."""
+    if not plan.learners or not plan.seeds:
+        raise InputError("a comparison needs at least one learner and one seed")
+    if len(set(plan.seeds)) < len(plan.seeds):
+        raise InputError(f"seeds {', '.join(map(str, plan.seeds))}: a seed may occur only once")
+    if len(suite.tasks) < 2:
+        raise InputError("a comparison needs at least two target columns: sharing needs company")
+    for learner in plan.learners:
+        if not is_neural(learner):
+            raise InputError(f"{learner} does not share a model; name it among the rivals")
+    for method in methods:
+        for group in method.groups(suite.task_names):
+            for point in _grid(plan) if method.sharing != "separate" else [{}]:
+                if reason := check(Run(method.learner, {**method.settings, **point}, group), suite):
+                    raise InputError(f"method {method.name!r}: {reason}")
 
 
 def _suite(source: Any, targets: Any, table: dict[str, Any]) -> Suite:
@@ -194,7 +207,10 @@ class _Board:
         self.progress(len(self.results), total, "found on disk")
         if not missing:
             return
-        parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
+        try:
+            parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
+        except ValueError:  # joblib's pools, Ray's among them, hand over all results at the end
+            parallel = Parallel(n_jobs=self.jobs)
         threads = 1 if parallel.n_jobs not in (1, None) else None
         # Long fits first, so that the last ones to end are short.
         order = sorted(missing.items(), key=lambda item: -len(item[1].tasks))
@@ -218,10 +234,7 @@ _Chosen = dict[tuple[str, tuple[str, ...]], dict[str, Any]]
 
 def _tune(board: _Board, methods: list[Method]) -> _Chosen:
     """Settings of every method and group of tasks, chosen on validation with the first seed."""
-    grid = [
-        dict(zip(board.plan.tuning, values, strict=True))
-        for values in itertools.product(*board.plan.tuning.values())
-    ]
+    grid = _grid(board.plan)
     chosen: _Chosen = {}
     trials: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
     for method in methods:
@@ -242,6 +255,14 @@ def _tune(board: _Board, methods: list[Method]) -> _Chosen:
                 best = max(runs, key=lambda run: _validation(board, run))
             chosen[place] = dict(best.settings)
     return chosen
+
+
+def _grid(plan: Plan) -> list[dict[str, Any]]:
+    """Every combination of the values to choose from; one empty one without tuning."""
+    return [
+        dict(zip(plan.tuning, values, strict=True))
+        for values in itertools.product(*plan.tuning.values())
+    ]
 
 
 def _validation(board: _Board, run: Run) -> float:
@@ -443,7 +464,9 @@ def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) 
     share = best["sharing"] == "joint"
     others = [r for r in rows if (r["sharing"] == "joint") != share]
     sentence = f"{best['name']} has the highest gain on validation."
-    if others:
+    if best["gain"]["validation"]["mean"] is None:
+        sentence = "No verdict: no gain is defined on validation, see the notes."
+    elif others:
         rival = max(others, key=on_validation)
         ahead = interval(
             [

@@ -9,6 +9,7 @@ cache.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import threading
@@ -19,10 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from polytask.catalogue import load_system
+from polytask.catalogue import catalogue, load_system
 from polytask.config import from_dict, override, to_dict
 from polytask.data import Suite
-from polytask.data.files import cache_dir
+from polytask.data.files import cache_dir, cache_written
 from polytask.errors import InputError
 
 _LATENCY_ROWS = 1000
@@ -53,15 +54,14 @@ class Run:
             self.tasks,
             self.seed,
             source_digest(),
+            plugin_digest(self.learner),
         ]
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
     def build(self) -> Any:
         """The learner, configured and seeded; a wrong setting is refused here, before any fit."""
         cls = load_system(self.learner)
-        data = to_dict(cls())
-        for key, value in self.settings.items():
-            override(data, [f"{key}={json.dumps(value)}"])
+        data = override(to_dict(cls()), self.settings.items())
         return from_dict(cls, data, where=self.learner).with_seed(self.seed)
 
 
@@ -76,10 +76,11 @@ def execute(run: Run, suite: Suite, threads: int | None = None) -> dict[str, Any
 
         torch.set_num_threads(threads)
     result = _measure(run, suite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(result))
-    aside.replace(path)
+    with cache_written():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_text(json.dumps(result))
+        aside.replace(path)
     return result
 
 
@@ -88,7 +89,7 @@ def cached(run: Run, suite: Suite) -> dict[str, Any] | None:
     path = cache_dir() / "runs" / f"{run.key(suite)}.json"
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
 
 
@@ -155,6 +156,14 @@ def source_digest() -> str:
         if path.parent.name != "comparing" or path.name == "runs.py":
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def plugin_digest(learner: str) -> str | None:
+    """Hash of the file of a learner that another package brings (None: it is polytask's own)."""
+    entry = catalogue().get(learner)
+    if entry is None or entry.group != "plug-in":
+        return None
+    return hashlib.blake2b(Path(inspect.getfile(entry.load())).read_bytes()).hexdigest()
 
 
 def check(run: Run, suite: Suite) -> str | None:

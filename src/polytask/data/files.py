@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from polytask.errors import InputError
 
-_BLOCK = 16 << 20  # column types are read off the first block, so make it a generous one
+_BLOCK = 16 << 20  # a JSON row must fit in one block, so make it a generous one
 
 
 def cache_dir() -> Path:
     """Where suites and finished runs are kept: ``POLYTASK_CACHE`` or the user's cache folder."""
     root = os.environ.get("POLYTASK_CACHE")
     return Path(root) if root else Path.home() / ".cache" / "polytask"
+
+
+@contextmanager
+def cache_written() -> Iterator[None]:
+    """A failure to write the cache, as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cache folder {str(cache_dir())!r} cannot be written: {error.strerror or error}; "
+            "set POLYTASK_CACHE to another"
+        ) from None
 
 
 def read_table(source: Any) -> pa.Table:
@@ -28,21 +42,39 @@ def read_table(source: Any) -> pa.Table:
     elif isinstance(source, pa.Table):
         table = source
     elif isinstance(source, Mapping):
-        table = pa.table({k: _to_array(k, v) for k, v in source.items()})
+        table = _from_columns({name: _to_array(name, v) for name, v in source.items()})
     elif hasattr(source, "with_format"):  # datasets.Dataset
         table = source.with_format("arrow")[:]
     elif hasattr(source, "__arrow_c_stream__"):  # pandas, polars, duckdb ...
-        table = pa.table(source)
+        try:
+            table = pa.table(source)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            reason = "; ".join(map(str, error.args))
+            raise InputError(f"the {type(source).__name__} cannot be read: {reason}") from None
     else:
         raise InputError(f"cannot read a table from {type(source).__name__}")
     _check_names(table.column_names)
     return _plain(table)
 
 
+def _from_columns(columns: dict[str, pa.Array]) -> pa.Table:
+    lengths = {name: len(values) for name, values in columns.items()}
+    for name, length in lengths.items():
+        first, rows = next(iter(lengths.items()))
+        if length != rows:
+            raise InputError(f"column {name!r} has {length} rows, column {first!r} has {rows}")
+    return pa.table(columns)
+
+
 def _to_array(name: str, values: Any) -> Any:
     try:
+        if isinstance(values, np.ndarray) and values.ndim > 1:
+            column = pa.array(values.reshape(-1))
+            for size in reversed(values.shape[1:]):
+                column = pa.FixedSizeListArray.from_arrays(column, size)
+            return column
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, TypeError) as error:
         raise InputError(f"column {name!r}: {error}") from None
 
 
@@ -54,10 +86,11 @@ def _check_names(names: list[str]) -> None:
 
 def _plain(table: pa.Table) -> pa.Table:
     for i, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(i, field.name, pc.cast(table[i], field.type.value_type))
-        elif pa.types.is_large_string(field.type) or pa.types.is_string_view(field.type):
-            table = table.set_column(i, field.name, pc.cast(table[i], pa.string()))
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            kind = pa.string()
+        if kind != field.type:
+            table = table.set_column(i, field.name, pc.cast(table[i], kind))
     return table.replace_schema_metadata(None)
 
 
@@ -84,7 +117,12 @@ def _read_file(path: Path) -> pa.Table:
             import pyarrow.json as pj
 
             return pj.read_json(path, read_options=pj.ReadOptions(block_size=_BLOCK))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"file {str(path)!r} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"file {str(path)!r} cannot be read: {reason}") from None
+    except (pa.ArrowException, EOFError) as error:
         raise InputError(f"file {str(path)!r} cannot be read: {error}") from None
     raise InputError(
         f"file {str(path)!r} has an ending that is not known "
@@ -103,14 +141,27 @@ def _read_csv(path: Path, delimiter: str) -> pa.Table:
                     f"file {str(path)!r} is separated by {name}, not by {delimiter!r}: "
                     "save it with commas, or with tabs as .tsv"
                 )
-    return pv.read_csv(
-        path,
-        read_options=pv.ReadOptions(block_size=_BLOCK),
-        parse_options=pv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pv.ConvertOptions(
-            strings_can_be_null=True, null_values=[*_default_nulls(), "?"]
-        ),
-    )
+
+    def read(threads: bool) -> pa.Table:
+        return pv.read_csv(
+            path,
+            read_options=pv.ReadOptions(block_size=_BLOCK, use_threads=threads),
+            parse_options=pv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pv.ConvertOptions(
+                strings_can_be_null=True, null_values=[*_default_nulls(), "?"]
+            ),
+        )
+
+    try:
+        table = read(threads=True)
+    except pa.ArrowInvalid:
+        table = read(threads=False)  # fails again, but says in which row
+    for field in table.schema:
+        if pa.types.is_binary(field.type):  # what Arrow makes of text it cannot decode
+            raise InputError(
+                f"file {str(path)!r}, column {field.name!r} is not UTF-8 text; save it as UTF-8"
+            )
+    return table
 
 
 def _default_nulls() -> list[str]:
@@ -123,5 +174,5 @@ def _first_line(path: Path) -> str:
     import gzip
 
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", errors="replace") as file:
-        return file.readline()
+    with opener(path, "rb") as file:
+        return file.readline().decode("utf-8")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from polytask.data.batch import Batch
 from polytask.data.files import read_table
-from polytask.data.suite import Suite, expand_moment
+from polytask.data.suite import Suite, as_numbers, expand_moment
 from polytask.errors import InputError, nearest
 from polytask.tasks import Task, kind_from_dict
 
@@ -33,13 +33,7 @@ class Numeric:
     std: float
 
     def encode(self, name: str, values: pa.ChunkedArray) -> NDArray:
-        try:
-            numbers = pc.cast(values, pa.float64()).to_numpy()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"column {name!r} holds text in a number column: {error}") from None
-        if np.isinf(numbers).any():
-            row = int(np.flatnonzero(np.isinf(numbers))[0])
-            raise InputError(f"column {name!r} holds an infinite number in data row {row + 1}")
+        numbers = pc.cast(as_numbers(name, values, "column"), pa.float64(), safe=False).to_numpy()
         numbers = np.where(np.isnan(numbers), self.median, numbers)
         return ((numbers - self.mean) / self.std).astype(np.float32)
 
@@ -76,7 +70,7 @@ class Array:
         numbers = flat.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
         if not np.isfinite(numbers).all():
             row = int(np.flatnonzero(~np.isfinite(numbers).reshape(len(values), -1).all(1))[0])
-            raise InputError(f"column {name!r} holds a number that is not finite, row {row + 1}")
+            raise InputError(f"column {name!r} holds no finite number in data row {row + 1}")
         return ((numbers - self.mean) / self.std).astype(np.float32)
 
 
@@ -121,7 +115,7 @@ class Processor:
                 if values.null_count == len(values):
                     raise InputError(f"column {name!r} has no value at all in the training rows")
                 median = pc.quantile(values, 0.5)[0].as_py()
-                filled = pc.cast(pc.fill_null(pc.cast(values, pa.float64()), median), pa.float64())
+                filled = pc.fill_null(pc.cast(values, pa.float64(), safe=False), median)
                 std = pc.stddev(filled).as_py()
                 numeric[name] = Numeric(float(median), pc.mean(filled).as_py(), std or 1.0)
         tasks = tuple(

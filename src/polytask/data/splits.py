@@ -33,7 +33,9 @@ def _cuts(fractions: tuple[float, float, float], rows: int) -> tuple[int, int]:
         raise InputError(
             f"split fractions must be three positive numbers summing to 1: {fractions}"
         )
-    return round(fractions[0] * rows), round((fractions[0] + fractions[1]) * rows)
+    first = min(max(round(fractions[0] * rows), 1), rows - 2)
+    second = min(max(round((fractions[0] + fractions[1]) * rows), first + 1), rows - 1)
+    return first, second  # of three rows or more, no part is empty
 
 
 def _by_rank(rank: NDArray, fractions: tuple[float, float, float]) -> NDArray[np.int8]:
@@ -47,8 +49,9 @@ def _column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
             f"{what} column {name!r} is not in the table{nearest(name, table.column_names)}"
         )
     values = table[name]
-    if values.null_count:
-        raise InputError(f"{what} column {name!r} has {values.null_count} rows without a value")
+    missing = pc.sum(pc.is_null(values, nan_is_null=True)).as_py()
+    if missing:
+        raise InputError(f"{what} column {name!r} has {missing} rows without a value")
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,10 @@ from polytask.errors import InputError
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+
+
+class DamagedError(InputError):
+    """A folder is not what was written: a file is missing, cut short or changed."""
 
 
 def write_folder(
@@ -44,10 +49,10 @@ def write_folder(
             save_file(plain, aside / "weights.safetensors")
         hashes = {p.name: _hash(p) for p in sorted(aside.iterdir())}
         (aside / _MANIFEST).write_text(json.dumps({"format": FORMAT, "files": hashes}, indent=1))
-        for path in aside.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in [*aside.iterdir(), aside]:
+            _sync(path)
         _swap(aside, folder)
+        _sync(folder.parent)
     except OSError as error:
         raise InputError(
             f"cannot write {str(folder)!r}: {error.strerror or error}; what was there is untouched"
@@ -62,6 +67,14 @@ def write_folder(
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _swap(aside: Path, folder: Path) -> None:
     if folder.exists():
         if any(folder.iterdir()) and not (folder / _MANIFEST).exists():
@@ -69,14 +82,18 @@ def _swap(aside: Path, folder: Path) -> None:
                 f"{str(folder)!r} exists and was not written by polytask; choose another folder"
             )
         old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-        folder.rename(old / "old")
         try:
-            aside.rename(folder)
+            folder.rename(old / "old")
+            try:
+                aside.rename(folder)
+            except OSError:
+                (old / "old").rename(folder)
+                raise
         except OSError:
-            (old / "old").rename(folder)
+            with contextlib.suppress(OSError):  # never empties it
+                old.rmdir()
             raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     else:
         aside.rename(folder)
 
@@ -92,10 +109,11 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.exists():
-            raise InputError(f"{str(folder)!r} lacks its file {name!r}")
+            raise DamagedError(f"{str(folder)!r} lacks its file {name!r}")
         if _hash(path) != digest:
-            raise InputError(f"file {str(path)!r} is damaged or truncated")
-    data, tensors = {}, {}
+            raise DamagedError(f"file {str(path)!r} is damaged or truncated")
+    data: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for name in manifest["files"]:
         if name == "weights.safetensors":
             tensors = load_file(folder / name)
@@ -107,11 +125,11 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     if not path.exists():
-        raise InputError(f"{str(folder)!r} has no {_MANIFEST}: it is not a polytask folder")
+        raise DamagedError(f"{str(folder)!r} has no {_MANIFEST}: it is not a polytask folder")
     try:
         manifest = json.loads(path.read_text())
     except json.JSONDecodeError:
-        raise InputError(f"file {str(path)!r} is damaged or truncated") from None
+        raise DamagedError(f"file {str(path)!r} is damaged or truncated") from None
     if manifest.get("format", 0) > FORMAT:
         raise InputError(
             f"{str(folder)!r} was written by a newer polytask (format {manifest['format']}, this "
@@ -130,7 +148,8 @@ def flatten(value: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     if isinstance(value, Tensor):
         return {"__tensor__": prefix}, {prefix: value}
     if isinstance(value, Mapping):
-        skeleton, tensors = [], {}
+        skeleton: list[list[Any]] = []
+        tensors: dict[str, Tensor] = {}
         for key, item in value.items():
             inner, found = flatten(item, f"{prefix}/{key}")
             skeleton.append([key, inner])

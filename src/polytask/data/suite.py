@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polytask.data.files import cache_dir, read_table
+from polytask.data.files import cache_dir, cache_written, read_table
 from polytask.data.splits import SPLITS, RandomSplit, Split, parse_split
 from polytask.errors import InputError, nearest
 from polytask.tasks import KINDS, Classification, Kind, Regression, Task, kind_from_dict
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 _CACHE_FORMAT = 1
 _MAX_CLASSES_OF_NUMBERS = 10  # whole-number targets with more values than this are regressions
 _MOSTLY_NUMBERS = 0.9
+_HASHED_ROWS = 65_536
+_NUMBERS_BESIDE = (pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
+_CLASS_TYPES = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean)  # beside floats
+_NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")  # how pandas writes its row numbers
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Suite:
             inputs: read a column as ``"categorical"`` or ``"numeric"`` whatever its type.
         """
         splitter = parse_split(split) if isinstance(split, str) else split or RandomSplit()
+        if not hasattr(splitter, "assign"):
+            raise InputError(f"split is {split!r}; give a split or its text, such as 'random'")
+        targets = [targets] if isinstance(targets, str) else targets
+        exclude = [exclude] if isinstance(exclude, str) else exclude
         options = {
             "format": _CACHE_FORMAT,
             "targets": _plain_targets(targets),
@@ -95,7 +104,8 @@ class Suite:
             folder = cache_dir() / "suites" / key
             if not (folder / "suite.json").exists():
                 built = _build(read_table(source), options, splitter, targets)
-                _store(built, folder)
+                with cache_written():
+                    _store(built, folder)
             return cls.load(folder)
         table = read_table(source)
         built = _build(table, options, splitter, targets)
@@ -107,14 +117,21 @@ class Suite:
         from datasets import Dataset
 
         folder = Path(folder)
-        meta = json.loads((folder / "suite.json").read_text())
+        try:
+            meta = json.loads((folder / "suite.json").read_text())
+            splits = {s: Dataset.from_file(str(folder / f"{s}.arrow")) for s in SPLITS}
+            whole = {s: len(d) for s, d in splits.items()} == meta["rows"]
+        except (OSError, ValueError, KeyError):
+            whole = False
+        if not whole:
+            raise InputError(f"stored suite {str(folder)!r} is damaged or truncated; delete it")
         return cls(
             name=meta["name"],
             tasks=tuple(
                 Task(t["name"], kind_from_dict(t["kind"]), t["target"]) for t in meta["tasks"]
             ),
             inputs=tuple(meta["inputs"]),
-            splits={s: Dataset.from_file(str(folder / f"{s}.arrow")) for s in SPLITS},
+            splits=splits,
             fingerprint=folder.name,
             about=meta["about"],
         )
@@ -275,6 +292,7 @@ def _store(built: _Built, folder: Path) -> None:
             ],
             "inputs": built.inputs,
             "about": built.about,
+            "rows": {s: int((built.parts == i).sum()) for i, s in enumerate(SPLITS)},
         }
         (aside / "suite.json").write_text(json.dumps(meta, indent=1))
         try:
@@ -314,25 +332,31 @@ def _plain_targets(targets: Any) -> Any:
 def _infer_kind(name: str, labels: pa.ChunkedArray, given: Any) -> Kind:
     if isinstance(given, Kind):
         return given
-    if isinstance(given, str):
-        given = {"kind": given}
-    if given:
-        if given.get("kind") not in KINDS:
-            raise InputError(
-                f"target {name!r}: kind {given.get('kind')!r} is not known"
-                f"{nearest(str(given.get('kind')), KINDS)}"
-            )
-        try:
-            return kind_from_dict(given)
-        except TypeError:
-            raise InputError(f"target {name!r}: {given} has a key its kind does not take") from None
+    if given is not None and not isinstance(given, str | Mapping):
+        raise InputError(f"target {name!r}: {given!r} is no kind{nearest(str(given), KINDS)}")
+    spec = {"kind": given} if isinstance(given, str) else dict(given or {})
+    if "kind" not in spec:
+        spec["kind"] = _natural_kind(name, labels)
+    if spec["kind"] not in KINDS:
+        raise InputError(
+            f"target {name!r}: kind {spec['kind']!r} is not known{nearest(spec['kind'], KINDS)}"
+        )
+    try:
+        return kind_from_dict(spec)
+    except TypeError:
+        raise InputError(f"target {name!r}: {spec} has a key its kind does not take") from None
+
+
+def _natural_kind(name: str, labels: pa.ChunkedArray) -> str:
     if pa.types.is_floating(labels.type) or pa.types.is_decimal(labels.type):
-        return Regression()
+        return Regression.name
     if pa.types.is_integer(labels.type):
         many = pc.count_distinct(labels).as_py() > _MAX_CLASSES_OF_NUMBERS
-        return Regression() if many else Classification()
+        return Regression.name if many else Classification.name
     if pa.types.is_string(labels.type) or pa.types.is_boolean(labels.type):
-        return Classification()
+        return Classification.name
+    if pa.types.is_null(labels.type):
+        raise InputError(f"target {name!r} has no label at all")
     raise InputError(f"target {name!r} has type {labels.type}, for which no kind is known")
 
 
@@ -340,9 +364,14 @@ def _with_target(table: pa.Table, task: Task) -> pa.Table:
     """The target as its kind reads it: numbers finite or null, classes without NaN."""
     labels = table[task.target]
     if isinstance(task.kind, Regression):
-        labels = _as_numbers(task.target, labels, "target")
+        labels = as_numbers(task.target, labels, "target")
     elif pa.types.is_floating(labels.type):
         labels = _nan_to_null(labels)
+    elif not any(is_kind(labels.type) for is_kind in _CLASS_TYPES):
+        raise InputError(
+            f"target {task.target!r} has type {labels.type}; "
+            "classes are text, numbers or true/false"
+        )
     index = table.column_names.index(task.target)
     return table.set_column(index, task.target, labels)
 
@@ -379,6 +408,9 @@ def _inputs(
         if name in aside:
             columns[name] = values
             continue
+        if _NO_NAME.fullmatch(name):
+            notes.append(f"column {name!r} is left out: it has no name")
+            continue
         role = roles.get(name)
         if role not in (None, "numeric", "categorical"):
             raise InputError(
@@ -402,13 +434,13 @@ def _input_columns(
 ) -> dict[str, pa.ChunkedArray]:
     kind = values.type
     if role == "numeric":
-        return {name: _as_numbers(name, values, "column")}
+        return {name: as_numbers(name, values, "column")}
     if role == "categorical":
         return {name: pc.cast(values, pa.string())}
     if pa.types.is_boolean(kind):
         return {name: pc.cast(values, pa.int8())}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        numbers = _as_numbers(name, values, "column")
+        numbers = as_numbers(name, values, "column")
         if numbers.null_count == len(numbers):
             notes.append(f"column {name!r} is left out: it has no values")
             return {}
@@ -442,7 +474,10 @@ def _input_columns(
 
 def expand_moment(name: str, values: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
     """A date or time as numbers: days since 1970 (with fraction), hour, weekday (Monday = 0)."""
-    moment = pc.cast(values, pa.timestamp("s"), safe=False)
+    try:
+        moment = pc.cast(values, pa.timestamp("s"), safe=False)
+    except pa.ArrowException as error:
+        raise InputError(f"column {name!r} holds no dates or times: {error}") from None
     return {
         f"{name}.day": pc.divide(pc.cast(pc.cast(moment, pa.int64()), pa.float64()), 86_400.0),
         f"{name}.hour": pc.hour(moment),
@@ -454,7 +489,7 @@ def _nan_to_null(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
 
 
-def _as_numbers(name: str, values: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+def as_numbers(name: str, values: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     """Numbers with NaN as null; text or infinity is refused by name."""
     if pa.types.is_string(values.type):
         bad = pc.and_(pc.is_valid(values), pc.invert(_looks_numeric(values)))
@@ -465,7 +500,7 @@ def _as_numbers(name: str, values: pa.ChunkedArray, what: str) -> pa.ChunkedArra
                 f"data row {row + 1}"
             )
         values = pc.cast(values, pa.float64())
-    if pa.types.is_decimal(values.type) or pa.types.is_boolean(values.type):
+    if any(is_kind(values.type) for is_kind in _NUMBERS_BESIDE):
         values = pc.cast(values, pa.float64())
     if pa.types.is_floating(values.type):
         infinite = pc.is_inf(values)
@@ -523,5 +558,7 @@ class _HashSink:
 def _hash_table(table: pa.Table, options: dict) -> str:
     sink = _HashSink(json.dumps(options, sort_keys=True, default=str).encode())
     with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as writer:
-        writer.write_table(table, max_chunksize=65_536)
+        for start in range(0, table.num_rows, _HASHED_ROWS):
+            # However the table came in chunks, equal rows make equal blocks.
+            writer.write_table(table.slice(start, _HASHED_ROWS).combine_chunks())
     return sink.digest.hexdigest()

@@ -116,8 +116,9 @@ def _mix_own(gates: Tensor, own: Tensor) -> Tensor:
 
 
 class CGC(nn.Module):
-    """Customized gate control, one layer of PLE; input and output are one stream per task and,
-    last, the shared stream.
+    """Customized gate control, one layer of PLE.
+
+    Input and output are one stream per task and, last, the shared stream.
 
     Equations, with S the shared experts' and E_t task t's experts' outputs:
         task t:  sum over (E_t, S) weighted by g_t(x_t)

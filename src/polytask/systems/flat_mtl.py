@@ -11,7 +11,8 @@ Idea: every task looks for the worst point near the current parameters on its ow
     aggregator combines the ordinary gradients and the flatness parts separately.
 Equations (Algorithm 1): see ``polytask.training.steps.TaskFlat``, which is the step this learner
     uses; it serves every other neural learner too (``step="flat(rho=2.0)"``).
-Input: images [C, H, W] or tables; labels may be missing per task.   Output: dict task -> [B, out_t].
+Input: images [C, H, W] or tables; labels may be missing per task.
+Output: dict task -> [B, out_t].
 
 Differs from the paper:
  (1) One AdamW instance for trunk and heads (without weight decay: Adam) where the reference keeps
@@ -58,10 +59,41 @@ class ResNet18(nn.Module):
         )
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        image = inputs[self.column]
-        if image.ndim == 3:
-            image = image.unsqueeze(1)
+        image = _with_channels(inputs[self.column])
         return self.net(pixel_values=image).pooler_output.flatten(1)
+
+
+class SmallConv(nn.Module):
+    """Two strided 5x5 convolutions and a layer, for small pictures on a CPU: -> [B, 128]."""
+
+    out_features = 128
+
+    def __init__(self, column: str, channels: int) -> None:
+        super().__init__()
+        self.column = column
+        self.net = nn.Sequential(
+            nn.Conv2d(channels, 16, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(6),
+            nn.Flatten(),
+            nn.Linear(32 * 36, self.out_features),
+            nn.ReLU(),
+        )
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.net(_with_channels(inputs[self.column]))
+
+
+def _with_channels(image: Tensor) -> Tensor:
+    return image.unsqueeze(1) if image.ndim == 3 else image
+
+
+IMAGE_TRUNKS: dict[str, type[ResNet18] | type[SmallConv]] = {
+    "resnet18": ResNet18,
+    "conv": SmallConv,
+}
 
 
 class FlatNet(MultiTaskModule):
@@ -75,12 +107,13 @@ class FlatNet(MultiTaskModule):
         trunk = config.trunk
         if trunk == "auto":
             trunk = "resnet18" if images else "mlp"
-        if trunk == "resnet18":
-            if len(images) != 1 or spec.numeric or spec.categorical:
-                raise InputError("trunk 'resnet18' reads exactly one image column and nothing else")
+        if trunk in IMAGE_TRUNKS:
+            if len(images) != 1 or len(spec.input_names) != 1:
+                raise InputError(f"trunk {trunk!r} reads exactly one image column and nothing else")
             (column, shape), *_ = images.items()
-            self.trunk: nn.Module = ResNet18(column, shape[0] if len(shape) == 3 else 1)
-            width = ResNet18.out_features
+            kind = IMAGE_TRUNKS[trunk]
+            self.trunk: nn.Module = kind(column, shape[0] if len(shape) == 3 else 1)
+            width = kind.out_features
         else:
             shapes = {n: a.shape for n, a in spec.arrays.items()}
             row = FlatRow(len(spec.numeric), spec.cardinalities, shapes, config.width)
@@ -100,13 +133,14 @@ class FlatMTL(NeuralLearner):
     """F-MTL around a gradient aggregator; see the head of this file.
 
     Attributes:
-        trunk: "resnet18" (the paper's, for images), "mlp", or "auto" by the inputs.
+        trunk: "resnet18" (the paper's, for images), "conv" (small, for a CPU), "mlp", or "auto":
+            resnet18 if there is an image column, else mlp.
         hidden, width: layers and token size of the MLP trunk.
         balancer: the aggregator A; the paper wraps MGDA, PCGrad, CAGrad, IMTL-G, Nash, FairGrad.
         step: ρ = 2, adaptive, in nearly all of the paper's runs.
     """
 
-    trunk: Literal["auto", "resnet18", "mlp"] = "auto"
+    trunk: Literal["auto", "resnet18", "conv", "mlp"] = "auto"
     hidden: tuple[int, ...] = (256, 128)
     width: int = 16
     balancer: str | object = "cagrad(c=0.4)"

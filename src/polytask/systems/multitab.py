@@ -4,7 +4,7 @@ Source: Sinodinos, Wei, Armanfard, "MultiTab: A Scalable Foundation for Multitas
     Tabular Data", AAAI 2026, arXiv 2511.09970.
 Year: 2026
 Domain: tables
-Parts: tabular, attention, mlp
+Parts: tabular, attention, mlp, heads
 For: several targets of the same table rows, of mixed kind, with missing labels
 Idea: every column becomes a token and every task gets a token of its own; masked attention decides
     which tokens may look at which, and each task's head reads that task's token.
@@ -46,6 +46,7 @@ from polytask.parts.attention import (
     TransformerLayer,
     task_mask,
 )
+from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP, init_normal
 from polytask.parts.tabular import FeatureTokenizer, TaskTokens
 from polytask.training import MultiTaskModule, NeuralLearner, Training
@@ -53,6 +54,10 @@ from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 class MultiTabNet(MultiTaskModule):
     """Tokens, blocks of inter-feature and inter-sample attention, one head per task."""
+
+    mask: Tensor | None
+    context_numeric: Tensor
+    context_categorical: Tensor
 
     def __init__(self, spec: Processor, config: MultiTab) -> None:
         super().__init__(spec.tasks)
@@ -77,10 +82,11 @@ class MultiTabNet(MultiTaskModule):
                     config.inter_sample,
                 )
             )
-        self.heads = nn.ModuleDict(
+        self.heads = Heads(
             {t.name: MLP(e, config.head, t.kind.outputs, config.dropout) for t in spec.tasks}
         )
-        init_normal(self, 0.01)
+        if config.init_std is not None:
+            init_normal(self, config.init_std)
         mask = task_mask(tokens, features, config.mask)
         self.register_buffer("mask", mask, persistent=False)
         rows = config.context if config.inter_sample == "true" else 0
@@ -141,6 +147,8 @@ class MultiTab(NeuralLearner):
             of the four data sets compute) or "off".
         context: rows of the fixed context with ``inter_sample="true"``.
         task_tokens: one token per task; False is the paper's single-token ablation.
+        init_std: standard deviation of all initial weights (biases start at 0); None starts each
+            layer as PyTorch does, which ``inter_sample="true"`` needs on small data.
     """
 
     width: int = 16
@@ -152,6 +160,7 @@ class MultiTab(NeuralLearner):
     inter_sample: InterSampleMode = "per_row"
     context: int = 256
     task_tokens: bool = True
+    init_std: float | None = 0.01
     dropout: float = 0.2  # ACS Income config; AliExpress and Higgs use 0
     attention_dropout: float = 0.2  # ACS Income and AliExpress configs; Higgs 0
     training: Training = field(
@@ -173,6 +182,8 @@ class MultiTab(NeuralLearner):
             )
         if self.inter_sample == "true" and self.context < 1:
             raise InputError("multitab: inter_sample='true' needs context >= 1 rows for serving")
+        if self.init_std is not None and self.init_std <= 0:
+            raise InputError(f"multitab: init_std must be positive or None, not {self.init_std}")
         return MultiTabNet(spec, self)
 
     def before_training(self, module: MultiTaskModule, data: Batch) -> None:

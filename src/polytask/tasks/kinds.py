@@ -90,12 +90,12 @@ class Regression(Kind):
         return 1
 
     def fitted(self, labels: pa.ChunkedArray) -> Self:
-        values = pc.cast(labels, pa.float64())
+        values = pc.cast(labels, pa.float64(), safe=False)
         std = pc.stddev(values).as_py()
         return replace(self, mean=pc.mean(values).as_py(), std=std if std else 1.0)
 
     def encode(self, labels: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
-        values = pc.cast(labels, pa.float64()).to_numpy()
+        values = pc.cast(labels, pa.float64(), safe=False).to_numpy()
         mask = ~np.isnan(values)
         return np.where(mask, values, self.mean).astype(np.float32), mask
 
@@ -131,7 +131,13 @@ class Classification(Kind):
         return replace(self, classes=tuple(sorted(seen)))
 
     def encode(self, labels: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
-        known = pa.array(self.classes, type=labels.type)
+        try:
+            known = pa.array(self.classes, type=labels.type)
+        except pa.ArrowException:
+            shown = ", ".join(map(repr, self.classes[:5]))
+            raise InputError(
+                f"labels of type {labels.type} cannot be the classes {shown}"
+            ) from None
         codes = pc.index_in(labels, value_set=known, skip_nulls=True)
         unseen = pc.and_(pc.is_valid(labels), pc.is_null(codes))
         if pc.any(unseen).as_py():

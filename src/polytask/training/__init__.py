@@ -1,5 +1,6 @@
 """Training: one visible loop; steps, balancers and engines are objects passed in."""
 
+from polytask.training.alone import Balanced
 from polytask.training.balancers import BALANCERS, Balancer, as_balancer
 from polytask.training.engine import Engine
 from polytask.training.gradients import Problem, Statistics, balance
@@ -12,6 +13,7 @@ __all__ = [
     "BALANCERS",
     "SAM",
     "STEPS",
+    "Balanced",
     "Balancer",
     "Engine",
     "FittedMixin",

@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from polytask.data.store import flatten, read_folder, unflatten, write_folder
+from polytask.data.store import DamagedError, flatten, read_folder, unflatten, write_folder
 from polytask.errors import InputError
 
 _KEEP = 2
 
 
 class Checkpoints:
-    """A folder of numbered checkpoints; the newest two are kept, damaged ones are passed over."""
+    """A folder of numbered checkpoints of one run; the newest two are kept.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    Args:
+        folder: belongs to the checkpoints alone.
+        run: names settings and data; a checkpoint of another run is refused.
+    """
+
+    def __init__(self, folder: str | Path, run: str = "") -> None:
+        self.folder, self.run = Path(folder), run
 
     def save(self, number: int, state: Mapping[str, Any]) -> None:
         skeleton, tensors = flatten(state)
         write_folder(
-            self.folder / f"{number:09d}", data={"state": skeleton}, tensors=_unshared(tensors)
+            self.folder / f"{number:09d}",
+            data={"state": skeleton, "run": self.run},
+            tensors=_unshared(tensors),
         )
-        for old in self._numbered()[:-_KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
+        whole = self._numbered()[-_KEEP:]
+        for path in self.folder.iterdir():
+            if path not in whole:  # older ones, and what a killed process left half written
+                shutil.rmtree(path, ignore_errors=True)
 
     def latest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest whole state (None if there is none) and a sentence per damaged one."""
-        problems = []
+        damaged: dict[Path, DamagedError] = {}
         for path in reversed(self._numbered()):
             try:
                 data, tensors = read_folder(path)
-                return unflatten(data["state"], tensors), problems
-            except InputError as error:
-                problems.append(f"{error}; the checkpoint before it is used")
-        if problems:
-            raise InputError(f"no whole checkpoint is left in {str(self.folder)!r}: {problems[0]}")
-        return None, problems
+            except DamagedError as error:
+                damaged[path] = error
+                continue
+            if data["run"] != self.run:
+                raise InputError(
+                    f"{str(self.folder.parent)!r} holds a run with other settings or data; give "
+                    "another output folder, or delete this one to start anew"
+                )
+            for bad in damaged:  # else they would stand before newer whole ones
+                shutil.rmtree(bad)
+            told = [f"{e}; the checkpoint before it is used" for e in damaged.values()]
+            return unflatten(data["state"], tensors), told
+        if damaged:
+            newest = next(iter(damaged.values()))
+            raise InputError(
+                f"no whole checkpoint is left: {newest}; delete {str(self.folder)!r} to start anew"
+            )
+        return None, []
 
     def _numbered(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -55,24 +74,12 @@ def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def random_state() -> dict[str, Any]:
-    """The state of every generator a fit draws from."""
-    version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    state: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-    }
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+def moved(state: Any, device: torch.device) -> Any:
+    """Nested state with every tensor on a device (``load_state_dict`` moves only parameters)."""
+    if isinstance(state, torch.Tensor):
+        return state.to(device)
+    if isinstance(state, Mapping):
+        return {k: moved(v, device) for k, v in state.items()}
+    if isinstance(state, list | tuple):
+        return [moved(v, device) for v in state]
     return state
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state(tuple(state["numpy"]))
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -143,7 +143,7 @@ class Problem:
         self.last_losses[self.index] = found
         return self.last_losses.clone()
 
-    # -- how gradients are taken; sharded training replaces these three -------------------------
+    # -- how gradients are taken; sharded training replaces the last two -------------------------
 
     def gradients(
         self, loss: Tensor, parameters: Sequence[nn.Parameter], *, retain: bool
@@ -154,9 +154,6 @@ class Problem:
 
     def reduce_blocks(self, blocks: Blocks) -> None:
         self.reduce(blocks)
-
-    def reduce_gramian(self, gramian: Tensor) -> None:
-        """Gradients are whole on every process, so their Gramian is too."""
 
     def route(self, needs: str) -> Callable[[Problem, Balances], StepInfo]:
         """How gradients are balanced here; sharded training has routes of its own."""
@@ -233,14 +230,13 @@ def jacobian(problem: Problem, only: str | None = None) -> tuple[Blocks, Blocks,
     return blocks[: len(problem.shared)], blocks[len(problem.shared) :], losses
 
 
-def gramian(blocks: Blocks, problem: Problem) -> Tensor:
+def gramian(blocks: Blocks) -> Tensor:
     """``J Jᵀ`` ``[m, m]``, block by block, so that J is never copied into one matrix."""
     size = len(blocks[0])
     total = blocks[0].new_zeros((size, size))
     for block in blocks:
         rows = block.reshape(size, -1)
         total += rows @ rows.T
-    problem.reduce_gramian(total)
     return total
 
 
@@ -248,7 +244,7 @@ def task_gramian(problem: Problem) -> Tensor:
     """``[m, m]`` at the current parameters, for a log; ``.grad`` stays as it is."""
     if problem.whole:
         return _factored(problem, problem.run(0, None), ()).gramian()
-    return gramian(jacobian(problem)[0], problem)
+    return gramian(jacobian(problem)[0])
 
 
 def _factored(problem: Problem, part: Pass, private: Sequence[nn.Parameter]) -> Factored:
@@ -259,7 +255,7 @@ def _factored(problem: Problem, part: Pass, private: Sequence[nn.Parameter]) -> 
 
 def combine(blocks: Blocks, balancer: Balances, problem: Problem, losses: Tensor) -> Combined:
     """Aggregate gradient blocks into one direction with a gradient balancer."""
-    product = gramian(blocks, problem)
+    product = gramian(blocks)
     statistics = Statistics(losses, problem.index, gramian=product)
     if balancer.needs == "jacobian":
         statistics.jacobian = torch.cat([b.flatten(1) for b in blocks], dim=1)
@@ -358,7 +354,7 @@ def by_last_layer(problem: Problem, balancer: Balances) -> StepInfo:
             if problem.parts == 1:
                 kept.append(part)
     problem.reduce_blocks(blocks)
-    product = gramian(blocks, problem)
+    product = gramian(blocks)
     losses = problem.collect(seen)
     weights = balancer(Statistics(losses, problem.index, gramian=product))
     for part in kept or problem.passes():
@@ -378,6 +374,7 @@ def by_gramian(problem: Problem, balancer: Balances) -> StepInfo:
     weights = balancer(Statistics(losses, problem.index, gramian=product))
     accumulate(problem.shared, gradients.mix(weights))
     accumulate(problem.private, gradients.private_sums)
+    _reduce_grads(problem)  # nothing to sum, but zeros for absent terms as on every other route
     return told(problem, losses, weights, product)
 
 

@@ -36,7 +36,8 @@ class Learner(Protocol):
 class FittedMixin:
     """What neural and other learners share once fitted: predicting, scoring, describing.
 
-    A class brings ``id`` (its name in the catalogue), ``processor_`` and ``_decoded(batch, tasks)``.
+    A class brings ``id`` (its name in the catalogue), ``processor_`` and
+    ``_decoded(batch, tasks)``.
     """
 
     id: ClassVar[str]
@@ -111,10 +112,9 @@ class NeuralLearner(FittedMixin):
         progress: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> Self:
         """Fit all tasks of the suite; ``out`` keeps a log and checkpoints to resume from."""
-        suite.validate()
+        self.validate(suite)
         balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
         engine = self._engine()
-        engine.check(step, balancer)
         self.processor_ = Processor.fit(suite)
         data = _labelled(self.processor_.encode(suite, "train"))
         validation = self.processor_.encode(suite, "validation")
@@ -135,6 +135,13 @@ class NeuralLearner(FittedMixin):
         )
         self.module_ = module
         return self
+
+    def validate(self, suite: Suite) -> None:
+        """Refuse, before anything is fitted, data and settings that cannot be fitted."""
+        suite.validate()
+        self.training.validate()
+        balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
+        self._engine().check(step, balancer)
 
     def before_training(self, module: MultiTaskModule, data: Batch) -> None:
         """Hand a fresh module what it keeps of the training rows (a fixed context, say)."""

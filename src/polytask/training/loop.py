@@ -16,12 +16,19 @@ from torch import Tensor, nn
 from polytask.data import Batch, Mixture
 from polytask.errors import InputError
 from polytask.training.balancers import Balancer
-from polytask.training.checkpoint import Checkpoints, random_state, restore_random_state
-from polytask.training.engine import Engine, Precision
-from polytask.training.gradients import StepInfo, gramian, jacobian, replayed_randomness
+from polytask.training.checkpoint import Checkpoints, moved
+from polytask.training.engine import Engine, Groups, Precision
+from polytask.training.gradients import (
+    Problem,
+    StepInfo,
+    frozen_statistics,
+    replayed_randomness,
+    task_gramian,
+)
 from polytask.training.module import MultiTaskModule
+from polytask.training.sharded import load_optimizer, load_weights, whole
 from polytask.training.steps import Step
-from polytask.training.tracking import open_trackers
+from polytask.training.tracking import Log
 
 _EVALUATION_ROWS = 8192  # rows per forward pass when scoring; changes nothing but memory
 
@@ -83,6 +90,10 @@ class State:
     probes: int = 0
 
 
+def _silent(record: dict[str, Any]) -> None:
+    """Tell nobody."""
+
+
 def train(
     module: MultiTaskModule,
     data: Batch,
@@ -94,88 +105,103 @@ def train(
     mixture: Mixture,
     engine: Engine,
     out: Path | None = None,
-    progress: Callable[[dict[str, Any]], None] = lambda record: None,
+    run: str = "",
+    progress: Callable[[dict[str, Any]], None] = _silent,
 ) -> State:
     """Fit ``module`` in place and leave it with its best weights on validation.
 
     Returns the final state, with ``history`` (one record per epoch: mean losses, validation scores,
     seconds). With ``out`` set, checkpoints and the log go there, and a run that was stopped goes
-    on from its newest whole checkpoint to bit-identical weights.
+    on from its newest whole checkpoint to bit-identical weights; ``run`` names settings and data,
+    and a checkpoint of another run is refused.
+
+    Raises:
+        InputError: a combination that would be silently wrong, a loss or gradient that is not
+            finite, a folder that cannot be written or holds another run.
     """
     training.validate()
     engine.check(step, balancer)
-    module = engine.place(module)
-    balancer.prepare(len(module.terms))
+    if engine.sharded and training.probe:
+        raise InputError("training.probe needs whole gradients; with training.sharded set it to 0")
+    if training.trackers and out is None:
+        raise InputError(f"tracker {training.trackers[0]!r} needs an output folder: give out=...")
+    live = engine.place(module)
+    groups = Groups.of(live)
+    balancer.prepare(len(live.terms))
     step.prepare(balancer)
     balancer.to(engine.device)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in module.parameters() if p.requires_grad]},
-            {"params": [p for p in balancer.parameters() if p.requires_grad], "weight_decay": 0.0},
-        ],
-        lr=training.lr,
-        weight_decay=training.weight_decay,
-    )
+    learned = [p for p in balancer.parameters() if p.requires_grad]
+    stepped: list[dict[str, Any]] = [
+        {"params": [*groups.shared, *groups.private], "weight_decay": training.weight_decay},
+        {"params": learned, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(stepped, lr=training.lr)
     per_epoch = max(1, sum(1 for _ in mixture.draws(data, training.batch, training.seed, 0)))
-    last_losses = torch.ones(len(module.terms), device=engine.device)
+    last_losses = torch.ones(len(live.terms), device=engine.device)
+    checkpoints = Checkpoints(out / "checkpoints", run) if out else None
+    progress = progress if engine.leads else _silent
     state = State()
-    checkpoints = Checkpoints(out / "checkpoints") if out else None
-    trackers = open_trackers(training.trackers, out) if engine.leads else []
     if checkpoints:
-        saved, problems = checkpoints.latest()
-        for sentence in problems:
+        saved, warnings = engine.from_lead(checkpoints.latest)
+        for sentence in warnings:
             progress({"warning": sentence})
         if saved:
-            state = _restore(saved, module, optimizer, balancer, last_losses)
+            state = _restore(saved, live, optimizer, balancer, last_losses)
 
     def save() -> None:
-        if checkpoints and engine.leads:
-            checkpoints.save(
-                state.steps, _everything(state, module, optimizer, balancer, last_losses)
-            )
+        if checkpoints:
+            everything = _everything(state, live, optimizer, balancer, last_losses)
+            engine.from_lead(lambda: checkpoints.save(state.steps, everything))
 
-    while state.epoch < training.epochs and state.stale < training.patience:
-        module.train()
-        started, first_step = time.perf_counter(), state.step_in_epoch
-        draws = mixture.draws(data, training.batch, training.seed, state.epoch)
-        for draw in islice(draws, state.step_in_epoch, None):
-            for group in optimizer.param_groups:
-                group["lr"] = training.lr * _scale(training, state.steps, per_epoch)
-            problem = engine.problem(module, data, draw, last_losses)
-            probed = training.probe and state.steps % training.probe == 0
-            if probed:
-                with replayed_randomness():
-                    product = gramian(jacobian(problem)[0], problem)
-            info = step(problem, balancer)
-            norm = engine.clip(module.parameters(), training.clip)
-            optimizer.step()
-            if balancer.looks_back:
-                balancer.after(problem.losses())
-            optimizer.zero_grad()
-            if probed and info.gramian is None:
-                info.gramian = product
-            state.steps += 1
-            state.step_in_epoch += 1
-            _observe(state, info, module.terms)
-            if trackers:
-                seconds = time.perf_counter() - started
-                rate = (state.step_in_epoch - first_step) * training.batch / seconds
-                record = _record(state, info, norm, rate)
-                for tracker in trackers:
-                    tracker.log(record)
-            if training.checkpoint and state.steps % training.checkpoint == 0:
-                save()
-        balancer.end_epoch()
-        scores = evaluate(module, validation, engine)
-        record = _close_epoch(state, scores, module, time.perf_counter() - started)
-        progress(record)
-        for tracker in trackers:
-            tracker.log({"step": state.steps, **record})
-        save()
-    for tracker in trackers:
-        tracker.close()
-    _load_weights(module, state.best_weights)
+    with Log(training.trackers, out if engine.leads else None, state.steps, state.epoch) as log:
+        while state.epoch < training.epochs and state.stale < training.patience:
+            live.train()
+            started, rows = time.perf_counter(), 0
+            draws = mixture.draws(data, training.batch, training.seed, state.epoch)
+            for draw in islice(draws, state.step_in_epoch, None):
+                for group in optimizer.param_groups:
+                    group["lr"] = training.lr * _scale(training, state.steps, per_epoch)
+                engine.seed(balancer, training.seed, state.steps)
+                problem = engine.problem(live, groups, data, draw, last_losses)
+                try:
+                    info = step(problem, balancer)
+                    norm = engine.clip(groups, training.clip)
+                except FloatingPointError as error:
+                    raise InputError(
+                        f"{error} in update {state.steps + 1}: lower training.lr, set "
+                        "training.clip, or look for extreme values in the data"
+                    ) from None
+                if training.probe and state.steps % training.probe == 0 and info.gramian is None:
+                    info.gramian = probe(problem)
+                optimizer.step()
+                if balancer.looks_back:
+                    engine.seed(balancer, training.seed, state.steps)  # the same dropout again
+                    balancer.after(problem.losses())
+                optimizer.zero_grad()
+                state.steps += 1
+                state.step_in_epoch += 1
+                rows += len(draw.rows)
+                _observe(state, info, live.terms)
+                if log:
+                    rate = rows / (time.perf_counter() - started)
+                    log.write(_record(state, info, norm, rate))
+                if training.checkpoint and state.steps % training.checkpoint == 0:
+                    save()
+            balancer.end_epoch()
+            engine.send_buffers(live)
+            scores = engine.told(evaluate(live, validation, engine))  # one verdict for all
+            record = _close_epoch(state, scores, live, time.perf_counter() - started)
+            progress(record)
+            log.write({"step": state.steps, **record})
+            save()
+    load_weights(module, state.best_weights or whole(live.state_dict()))
     return state
+
+
+def probe(problem: Problem) -> Tensor:
+    """Gramian ``[m, m]`` of all task gradients of the trunk, for the log; it changes nothing."""
+    with replayed_randomness(), frozen_statistics(problem.module):
+        return task_gramian(problem)
 
 
 def evaluate(module: MultiTaskModule, data: Batch, engine: Engine) -> dict[str, dict[str, float]]:
@@ -283,7 +309,7 @@ def _close_epoch(
     state.history.append(record)
     if score > state.best_score:
         state.best_score, state.best_epoch, state.stale = score, state.epoch, 0
-        state.best_weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        state.best_weights = {k: whole(v).clone() for k, v in module.state_dict().items()}
     else:
         state.stale += 1
     state.epoch += 1
@@ -300,12 +326,11 @@ def _everything(
     last_losses: Tensor,
 ) -> dict[str, Any]:
     return {
-        "state": {k: v for k, v in vars(state).items()},
-        "module": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "state": vars(state),
+        "module": whole(module.state_dict()),
+        "optimizer": whole(optimizer.state_dict()),
         "balancer": balancer.state_dict(),
         "last_losses": last_losses,
-        "random": random_state(),
     }
 
 
@@ -316,14 +341,8 @@ def _restore(
     balancer: Balancer,
     last_losses: Tensor,
 ) -> State:
-    _load_weights(module, saved["module"])
-    optimizer.load_state_dict(saved["optimizer"])
-    balancer.load_state_dict(saved["balancer"])
+    load_weights(module, saved["module"])
+    load_optimizer(optimizer, saved["optimizer"])
+    balancer.load_state_dict(moved(saved["balancer"], last_losses.device))
     last_losses.copy_(saved["last_losses"])
-    restore_random_state(saved["random"])
     return State(**saved["state"])
-
-
-def _load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    if weights:
-        module.load_state_dict(weights)

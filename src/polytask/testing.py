@@ -1,0 +1,343 @@
+"""Does a learner keep the promises that every learner makes? For authors of systems.
+
+    from polytask.testing import check_system
+
+    def test_my_system():
+        for check in check_system(MySystem, width=8):
+            assert check.passed is not False, check
+
+It fits the learner a few times on a tiny suite, so give it small settings.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from polytask.catalogue import load_system
+from polytask.config import from_dict, to_dict
+from polytask.data import Batch, Processor, Suite
+from polytask.errors import InputError
+
+Outputs = Mapping[str, NDArray]
+
+
+class Check(NamedTuple):
+    """One promise: kept (True), broken (False) or not asked (None), and what was seen."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def check_system(system: str | type, *, suite: Suite | None = None, **settings: Any) -> list[Check]:
+    """Try every promise of a learner on a tiny suite.
+
+    Args:
+        system: id in the catalogue, or a class.
+        suite: what it is fitted on; ``mixed_suite()`` unless given. Systems for pictures take
+            ``picture_suite()``.
+        settings: constructor arguments that make it tiny; a ``training`` that is not given gets
+            two epochs of small batches.
+    """
+    cls = load_system(system) if isinstance(system, str) else system
+    trial = _Trial(cls, suite or mixed_suite(), settings)
+    with _watched_network() as reached:
+        checks = [_tried(name, promise, trial) for name, promise in _PROMISES.items()]
+    detail = f"tried to reach {reached[0]}" if reached else "no connection was tried"
+    return [*checks, Check("works offline", not reached, detail)]
+
+
+def mixed_suite(rows: int = 150) -> Suite:
+    """Numbers and categories with gaps; two regressions, three classes, yes/no; missing labels."""
+    rng = np.random.default_rng(0)
+    size, age = rng.normal(100, 30, rows), rng.integers(0, 80, rows)
+    town = rng.choice(["Bonn", "Kiel", "Ulm"], rows)
+    price = 3 * size - age + 40 * (town == "Kiel") + rng.normal(0, 10, rows)
+    table = {
+        "size": pa.array(size, mask=rng.random(rows) < 0.1),
+        "age": age,
+        "town": pa.array(town, mask=rng.random(rows) < 0.1),
+        "price": pa.array(price, mask=rng.random(rows) < 0.3),
+        "rent": pa.array(price / 30 + rng.normal(0, 1, rows), mask=rng.random(rows) < 0.3),
+        "rooms": pa.array(np.digitize(size, [85, 115]), mask=rng.random(rows) < 0.3),
+        "sold": price > 250,
+    }
+    return Suite.from_table(table, ["price", "rent", "rooms", "sold"], name="mixed")
+
+
+def picture_suite(rows: int = 60, size: int = 8) -> Suite:
+    """Pictures ``[size, size]``: where the bright half is, and how bright (with missing labels)."""
+    rng = np.random.default_rng(0)
+    picture = rng.random((rows, size, size), dtype=np.float32)
+    left = rng.random(rows) < 0.5
+    picture[left, :, : size // 2] += 1
+    picture[~left, :, size // 2 :] += 1
+    bright = picture.mean((1, 2)).astype(np.float64)
+    table = {
+        "picture": picture,
+        "left": left,
+        "bright": pa.array(bright, mask=rng.random(rows) < 0.3),
+    }
+    return Suite.from_table(table, ["left", "bright"], name="pictures")
+
+
+@dataclass
+class _Trial:
+    """A learner's class, what it is tried on, and the fit that most promises start from."""
+
+    cls: Any
+    suite: Suite
+    settings: dict[str, Any]
+
+    def new(self, seed: int = 0) -> Any:
+        learner = self.cls(**self.settings).with_seed(seed)
+        if "training" not in self.settings and hasattr(learner, "training"):
+            training = replace(learner.training, epochs=2, batch=16)
+            learner = replace(learner, training=training)
+        return learner
+
+    def outputs(self, seed: int = 0) -> Outputs:
+        return self.new(seed).fit(self.suite).predict(self.rows)
+
+    @cached_property
+    def fitted(self) -> Any:
+        return self.new().fit(self.suite)
+
+    @cached_property
+    def first(self) -> Outputs:
+        return self.fitted.predict(self.rows)
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        return self.suite.table("test").select(list(self.suite.inputs))
+
+    @cached_property
+    def processor(self) -> Processor:
+        return Processor.fit(self.suite)
+
+
+class _NotAskedError(Exception):
+    """A promise that cannot be tried here; the text says why."""
+
+
+def _tried(name: str, promise: Callable[[_Trial], str], trial: _Trial) -> Check:
+    try:
+        return Check(name, True, promise(trial))
+    except _NotAskedError as reason:
+        return Check(name, None, str(reason))
+    except Exception as error:  # whatever a learner raises is a promise not kept
+        return Check(name, False, f"{type(error).__name__}: {error}".removeprefix("_BrokenError: "))
+
+
+class _BrokenError(Exception):
+    """A promise that was not kept; the text says what was seen."""
+
+
+def _hold(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise _BrokenError(otherwise)
+
+
+# -- promises: each returns what was seen, or raises -----------------------------------------------
+
+
+def _builds(trial: _Trial) -> str:
+    default = trial.cls()
+    again = from_dict(trial.cls, to_dict(default))
+    _hold(to_dict(again) == to_dict(default), "its settings do not survive a round trip")
+    if not hasattr(default, "build"):
+        return "constructed; it has no network"
+    size = sum(p.numel() for p in default.build(trial.processor).parameters())
+    _hold(size > 0, "the network has no parameters")
+    return f"{size:,} parameters"
+
+
+def _fits(trial: _Trial) -> str:
+    _hold(tuple(trial.first) == trial.suite.task_names, f"it predicts {tuple(trial.first)}")
+    for name, values in trial.first.items():
+        kind = trial.processor.task(name).kind
+        classes = len(getattr(kind, "classes", ()))
+        shape = (trial.rows.num_rows, classes) if classes else (trial.rows.num_rows,)
+        _hold(values.shape == shape, f"{name!r} has shape {values.shape}, not {shape}")
+        _hold(bool(np.isfinite(values).all()), f"{name!r} has predictions that are not finite")
+        if classes:
+            _hold(np.allclose(values.sum(1), 1, atol=1e-5), f"{name!r}: chances do not sum to 1")
+    return f"{len(trial.first)} tasks of {trial.rows.num_rows} rows"
+
+
+def _repeats(trial: _Trial) -> str:
+    _same(trial.first, trial.outputs(), "a second fit with the same seed")
+    return "two fits agree to the bit"
+
+
+def _heeds_the_seed(trial: _Trial) -> str:
+    other = trial.outputs(seed=1)
+    alike = [n for n in other if np.array_equal(other[n], trial.first[n])]
+    _hold(len(alike) < len(other), "another seed changes nothing")
+    return "another seed, another model"
+
+
+def _saves(trial: _Trial) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        trial.fitted.save_pretrained(f"{folder}/model")
+        loaded = trial.cls.from_pretrained(f"{folder}/model")
+    _same(trial.first, loaded.predict(trial.rows), "the loaded model")
+    return "the loaded model agrees to the bit"
+
+
+def _answers_one(trial: _Trial) -> str:
+    name = trial.suite.task_names[-1]
+    _same({name: trial.first[name]}, trial.fitted.predict(trial.rows, [name]), "asked for one task")
+    part = trial.fitted.predict(trial.rows.slice(0, 3))
+    for task, values in part.items():
+        scale = np.abs(trial.first[task]).max()
+        near = np.allclose(values, trial.first[task][:3], rtol=0, atol=1e-4 * scale)
+        _hold(near, f"{task!r}: a row's answer depends on the rows beside it")
+    return "one task alone, and few rows alone, are answered as among others"
+
+
+def _fits_one(trial: _Trial) -> str:
+    name = trial.suite.task_names[0]
+    alone = trial.new().fit(trial.suite.only(name)).predict(trial.rows)
+    _hold(tuple(alone) == (name,), f"fitted on {name!r} alone it predicts {tuple(alone)}")
+    _hold(bool(np.isfinite(alone[name]).all()), f"{name!r} alone: predictions are not finite")
+    return f"fitted on {name!r} alone"
+
+
+def _adds(trial: _Trial) -> str:
+    if not hasattr(trial.cls, "add_task"):
+        raise _NotAskedError("it has no add_task: fit it again on the larger suite")
+    raise _NotAskedError("it has add_task, for which there is no common protocol yet")
+
+
+def _masks(trial: _Trial) -> str:
+    gaps = sum(trial.suite.labels(t, "train").null_count for t in trial.suite.tasks)
+    if not gaps:
+        raise _NotAskedError("every row of the suite has every label")
+    encode = Processor.encode
+
+    def with_other_placeholders(self: Processor, suite: Suite, split: str) -> Batch:
+        batch = encode(self, suite, split)
+        targets = {
+            task: torch.where(batch.masks[task], values, _other_placeholder(values))
+            for task, values in batch.targets.items()
+        }
+        return replace(batch, targets=targets)
+
+    with mock.patch.object(Processor, "encode", with_other_placeholders):
+        _same(trial.first, trial.outputs(), "with other values where a label is missing, the fit")
+    return f"{gaps} missing training labels have no influence"
+
+
+def _other_placeholder(values: torch.Tensor) -> torch.Tensor:
+    return values + 1e6 if values.is_floating_point() else values.max() - values
+
+
+def _refuses_rows(trial: _Trial) -> str:
+    name = next(iter({**trial.processor.numeric, **trial.processor.arrays}))
+    at = trial.rows.column_names.index(name)
+    text = trial.rows.set_column(at, name, pa.array(["many"] * trial.rows.num_rows))
+    cases = [
+        (lambda: trial.fitted.predict(trial.rows.drop_columns([name])), [name]),
+        (lambda: trial.fitted.predict(text), [name]),
+        (lambda: trial.fitted.predict(trial.rows, ["no_such_task"]), ["no_such_task"]),
+        (lambda: trial.new().predict(trial.rows), ["fit"]),
+    ]
+    if name in trial.processor.numeric:
+        values = pc.cast(trial.rows[name], pa.float64()).to_pylist()
+        values[2] = float("inf")
+        infinite = trial.rows.set_column(at, name, pa.array(values))
+        cases.append((lambda: trial.fitted.predict(infinite), [name, "row 3"]))
+    return _refused(cases)
+
+
+def _refuses_labels(trial: _Trial) -> str:
+    target = trial.suite.tasks[0].target
+    splits = {}
+    for split in trial.suite.splits:
+        table = trial.suite.table(split)
+        at = table.column_names.index(target)
+        empty = pa.nulls(table.num_rows, table.schema.field(target).type)
+        splits[split] = Dataset(table.set_column(at, target, empty))
+    unlabelled = replace(trial.suite, splits=splits)
+    return _refused([(lambda: trial.new().fit(unlabelled), [target])])
+
+
+def _refused(cases: Sequence[tuple[Callable[[], Any], list[str]]]) -> str:
+    for attempt, culprits in cases:
+        try:
+            attempt()
+        except InputError as error:
+            sentence = str(error)
+        else:
+            raise _BrokenError(f"it accepts what it should refuse naming {' and '.join(culprits)}")
+        for culprit in culprits:
+            _hold(culprit in sentence, f"{sentence!r} does not name {culprit!r}")
+        _hold("\n" not in sentence, f"{sentence!r} is more than one sentence")
+    return f"{len(cases)} wrong inputs, each refused with a sentence"
+
+
+_PROMISES: dict[str, Callable[[_Trial], str]] = {
+    "builds from defaults": _builds,
+    "fits and predicts": _fits,
+    "same seed, same result": _repeats,
+    "another seed, another result": _heeds_the_seed,
+    "saves and loads": _saves,
+    "answers one task or row like many": _answers_one,
+    "fits one task alone": _fits_one,
+    "adds a task": _adds,
+    "masks missing labels": _masks,
+    "refuses wrong rows": _refuses_rows,
+    "refuses a task without labels": _refuses_labels,
+}
+
+
+def _same(first: Outputs, second: Outputs, what: str) -> None:
+    for name, values in first.items():
+        if not np.array_equal(values, second[name]):
+            gap = np.abs(np.asarray(values) - second[name]).max()
+            raise _BrokenError(f"{what} differs on {name!r} by up to {gap:.3g}")
+
+
+@contextmanager
+def _watched_network() -> Iterator[list[str]]:
+    """Refuse connections that leave this machine, and list them."""
+    reached: list[str] = []
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def leaves(host: Any) -> bool:
+        name = host.decode() if isinstance(host, bytes) else str(host)
+        if host is None or name in ("localhost", "::1") or name.startswith("127."):
+            return False
+        reached.append(name)
+        return True
+
+    def watched_connect(self: socket.socket, address: Any) -> Any:
+        if isinstance(address, tuple) and leaves(address[0]):  # else a Unix socket
+            raise OSError(f"{address[0]} is not to be reached")
+        return connect(self, address)
+
+    def watched_resolve(host: Any, *arguments: Any, **keywords: Any) -> Any:
+        if leaves(host):
+            raise OSError(f"{host} is not to be reached")
+        return resolve(host, *arguments, **keywords)
+
+    with (
+        mock.patch.object(socket.socket, "connect", watched_connect),
+        mock.patch.object(socket, "getaddrinfo", watched_resolve),
+    ):
+        yield reached
