@@ -160,7 +160,7 @@ CSV = "a,b\n" + "1,x\n" * 9
         ("t.csv", CSV.encode("utf-16"), ["not UTF-8"]),
         ("t.csv", bytes(range(128, 256)), ["not UTF-8"]),
         ("t.csv.gz", b"no gzip", ["not a gzip"]),
-        ("t.csv.gz", gzip.compress(CSV.encode())[:20], ["t.csv.gz"]),
+        ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:20], ["t.csv.gz"]),
         ("t.parquet", b"PAR1 and then nothing PAR1", ["Parquet"]),
         ("t.feather", b"ARROW1 and then nothing", ["Arrow"]),
         ("t.jsonl", '{"a": 1}\n{"a": ', ["JSON"]),

@@ -53,7 +53,11 @@ AGGREGATORS: list[tuple[Any, Callable[[], ag.Aggregator]]] = [
 ]
 
 
-@pytest.mark.parametrize(("balancer", "make"), AGGREGATORS, ids=str)
+@pytest.mark.parametrize(
+    ("balancer", "make"),
+    AGGREGATORS,
+    ids=lambda x: "" if callable(x) and not isinstance(x, nn.Module) else str(x),
+)
 def test_the_gradient_is_that_of_torchjd(balancer: Any, make: Callable[[], Any]) -> None:
     mine, other = Net(), Net()
     balanced(mine, balancer).backward(losses_of(mine))
@@ -127,6 +131,17 @@ def test_the_flat_step_is_algorithm_1(adaptive: bool) -> None:
     for task, own in expected.items():
         found = [p.grad for p in mine.heads[task].parameters()]
         torch.testing.assert_close(found, own, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["plain", "sam(rho=0.3)", "flat(rho=0.3)"])
+@pytest.mark.parametrize("balancer", ["sum", "uw", "upgrad"])
+def test_gradients_add_up(balancer: str, step: str) -> None:
+    net, other = Net(), Net()
+    balanced(net, balancer, step=step).backward(lambda: losses_of(net))
+    twice = balanced(other, balancer, step=step)
+    for _ in range(2):
+        twice.backward(lambda: losses_of(other))
+    torch.testing.assert_close([2 * g for g in grads(net)], grads(other))
 
 
 def test_a_learned_balancer_learns_beside_the_model() -> None:

@@ -207,3 +207,21 @@ def _rewrite(folder: Path, **changes: Any) -> None:
 
     data, tensors = read_folder(folder)
     write_folder(folder, data=data | changes, tensors=tensors)
+
+
+def test_a_model_folder_without_its_processor_is_refused(tmp_path: Path) -> None:
+    from polytask.data import Suite
+    from polytask.data.store import read_folder, write_folder
+    from polytask.systems.flat_mtl import FlatMTL
+    from polytask.training import Training
+
+    x = torch.randn(60, 2)
+    table = {"a": x[:, 0].tolist(), "b": x[:, 1].tolist(), "y": (x[:, 0] * 2).tolist()}
+    suite = Suite.from_table(table, ["y"])
+    learner = FlatMTL(hidden=(4,), training=Training(epochs=1, batch=16, device="cpu"))
+    learner.fit(suite).save_pretrained(tmp_path / "model")
+    assert FlatMTL.from_pretrained(tmp_path / "model").predict(table)["y"].shape == (60,)
+    data, tensors = read_folder(tmp_path / "model")
+    write_folder(tmp_path / "model", data={"config": data["config"]}, tensors=tensors)
+    with pytest.raises(InputError, match=r"model' has no processor; it cannot be used"):
+        FlatMTL.from_pretrained(tmp_path / "model")

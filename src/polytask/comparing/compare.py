@@ -464,7 +464,9 @@ def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) 
     share = best["sharing"] == "joint"
     others = [r for r in rows if (r["sharing"] == "joint") != share]
     sentence = f"{best['name']} has the highest gain on validation."
-    if others:
+    if best["gain"]["validation"]["mean"] is None:
+        sentence = "No verdict: no gain is defined on validation, see the notes."
+    elif others:
         rival = max(others, key=on_validation)
         ahead = interval(
             [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.errors import InputError, nearest
 from polytask.training.balancers import as_balancer
-from polytask.training.gradients import Pass, Problem, StepInfo
+from polytask.training.gradients import Pass, Problem, StepInfo, accumulate
 from polytask.training.sharded import refuse_wrapped
 from polytask.training.steps import Plain, Step, as_step
 
@@ -86,7 +86,14 @@ class Balanced:
         if _processes() > 1:  # draws must be the same on all
             self.balancer.draw_from(self._updates)
         self._updates += 1
-        return self.step(problem, self.balancer)
+        # Set aside what is there: it must be neither summed over processes again nor climbed.
+        parameters = [*self.shared, *self.private, *self.balancer.parameters()]
+        before = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        info = self.step(problem, self.balancer)
+        accumulate(parameters, before)
+        return info
 
     def after(self, losses: Losses | Callable[[], Losses]) -> None:
         """Show the losses of the same batch after the optimiser's step; ``famo`` learns there."""
