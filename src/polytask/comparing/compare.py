@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any, Literal
 
 from polytask.catalogue import load_system
@@ -70,7 +71,7 @@ class Plan:
         steps: beside plain ones, with the first learner, for equal weights and every balancer.
         rivals: learners fitted task by task only (what a user would pick instead).
         seeds: at least 3 for an interval that means something.
-        settings: dotted overrides given to every neural learner alike (the budget).
+        settings: dotted overrides given to every neural learner alike, over ``budget(suite)``.
         tuning: dotted setting -> values; every method chooses its own on validation (first seed).
         transfer: fit every pair of tasks with the first learner.
     """
@@ -134,8 +135,7 @@ def compare(
     suite = source if isinstance(source, Suite) else _suite(source, targets, table)
     suite.validate()
     plan = plan or Plan()
-    if not plan.settings:
-        plan = replace(plan, settings=budget(suite))
+    plan = replace(plan, settings={**budget(suite), **plan.settings})
     methods = plan.methods()
     _check(plan, methods, suite)
     board = _Board(suite, plan, jobs, progress)
@@ -331,7 +331,7 @@ def _report(
         row["vs_own_single"] = _gains(row, own, suite, plan) if joint and own else None
     return {
         "format": 1,
-        "polytask": _version(),
+        "polytask": version("polytask"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": about,
         "settings": _settings(plan, seconds),
@@ -594,12 +594,6 @@ def _settings(plan: Plan, seconds: float) -> dict[str, Any]:
         f"{platform.python_version()}",
         "seconds": seconds,
     }
-
-
-def _version() -> str:
-    from polytask import __version__
-
-    return __version__
 
 
 def is_neural(learner: str) -> bool:
