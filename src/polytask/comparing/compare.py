@@ -23,6 +23,7 @@ from polytask.comparing.report import Report, gain, interval, undefined_gain
 from polytask.comparing.runs import Run, cached, check, execute
 from polytask.data import Suite
 from polytask.errors import InputError
+from polytask.version import __version__
 
 Progress = Callable[[int, int, str], None]
 
@@ -331,7 +332,7 @@ def _report(
         row["vs_own_single"] = _gains(row, own, suite, plan) if joint and own else None
     return {
         "format": 1,
-        "polytask": _version(),
+        "polytask": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": about,
         "settings": _settings(plan, seconds),
@@ -594,12 +595,6 @@ def _settings(plan: Plan, seconds: float) -> dict[str, Any]:
         f"{platform.python_version()}",
         "seconds": seconds,
     }
-
-
-def _version() -> str:
-    from polytask import __version__
-
-    return __version__
 
 
 def is_neural(learner: str) -> bool:
