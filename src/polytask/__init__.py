@@ -11,7 +11,7 @@ Importing this package is light; each name below brings in what it needs when it
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from polytask.version import __version__
 
 _WHERE = {
     "Balanced": "training.alone",

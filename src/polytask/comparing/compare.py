@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Literal
 
 from polytask.catalogue import load_system
@@ -24,6 +23,7 @@ from polytask.comparing.report import Report, gain, interval, undefined_gain
 from polytask.comparing.runs import Run, cached, check, execute
 from polytask.data import Suite
 from polytask.errors import InputError
+from polytask.version import __version__
 
 Progress = Callable[[int, int, str], None]
 
@@ -331,7 +331,7 @@ def _report(
         row["vs_own_single"] = _gains(row, own, suite, plan) if joint and own else None
     return {
         "format": 1,
-        "polytask": version("polytask"),
+        "polytask": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": about,
         "settings": _settings(plan, seconds),
