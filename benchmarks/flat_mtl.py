@@ -40,9 +40,10 @@ from polytask.training import (
     as_balancer,
     as_step,
 )
+from polytask.training.engine import Groups
 from polytask.training.gradients import (
     StepInfo,
-    add_grads,
+    accumulate,
     combine,
     frozen_statistics,
     jacobian,
@@ -84,9 +85,9 @@ class Direct(TaskFlat):
                 rows, heads, _ = jacobian(problem, only=name)
             for block, row in zip(raised, rows, strict=True):
                 block[i] = row[0]
-            add_grads(problem.private, [head[0] for head in heads])
+            accumulate(problem.private, [head[0] for head in heads])
         result = combine(raised, balancer, problem, losses)
-        add_grads(problem.shared, result.direction)
+        accumulate(problem.shared, result.direction)
         return told(problem, losses, result.weights, result.gramian)
 
     def __str__(self) -> str:
@@ -108,9 +109,11 @@ class Setting:
     learner: FlatMTL
 
 
-def learner(trunk: str, hidden: Sequence[int], batch: int, epochs: int) -> FlatMTL:
+def learner(
+    trunk: str, hidden: Sequence[int], batch: int, epochs: int, lr: float = 1e-3
+) -> FlatMTL:
     """A fixed number of epochs: best weights are those of the best epoch, last those of the end."""
-    budget = Training(lr=1e-3, batch=batch, epochs=epochs, patience=epochs, device="cpu")
+    budget = Training(lr=lr, batch=batch, epochs=epochs, patience=epochs, device="cpu")
     return FlatMTL(trunk=trunk, hidden=tuple(hidden), training=budget)  # type: ignore[arg-type]
 
 
@@ -145,8 +148,8 @@ SETTINGS = {
         learner("mlp", (128, 64), batch=128, epochs=40),
     ),
     "fashion": Setting(fashion, learner("conv", (), batch=128, epochs=25)),
-    "adult": Setting(partial(real_table, "adult"), learner("mlp", (128, 64), 1024, epochs=15)),
-    "tox21": Setting(partial(real_table, "tox21"), learner("mlp", (128, 64), 512, epochs=20)),
+    "adult": Setting(partial(real_table, "adult"), learner("mlp", (128, 64), 1024, 12, lr=3e-3)),
+    "tox21": Setting(partial(real_table, "tox21"), learner("mlp", (128, 64), 512, 15, lr=3e-3)),
 }
 
 
@@ -245,7 +248,7 @@ def cost(data: str, balancers: Sequence[str], rounds: int = 30) -> dict[str, flo
     torch.manual_seed(0)
     module = made.build(processor)
     draw = next(JointRows().draws(rows, made.training.batch, 0, 0))
-    losses = torch.ones(len(module.terms))
+    groups, losses = Groups.of(module), torch.ones(len(module.terms))
     ways = [(b, s) for b in balancers for s in ("plain", FLAT)] + [("sum", SAM)]
     ready = {way: (as_step(way[1]), as_balancer(way[0])) for way in ways}
     for step, balancer in ready.values():
@@ -255,7 +258,7 @@ def cost(data: str, balancers: Sequence[str], rounds: int = 30) -> dict[str, flo
     for _ in range(rounds):
         for way, (step, balancer) in ready.items():
             started = time.perf_counter()
-            step(engine.problem(module, rows, draw, losses), balancer)
+            step(engine.problem(module, groups, rows, draw, losses), balancer)
             taken[way].append(time.perf_counter() - started)
             module.zero_grad()
     return {f"{b}|{s}": float(np.median(seconds)) for (b, s), seconds in taken.items()}
