@@ -121,7 +121,7 @@ def fashion(seed: int) -> Suite:
     folder = os.environ.get("POLYTASK_FASHION")
     if not folder:
         raise MissingDataError("Fashion-MNIST is not here: POLYTASK_FASHION names its folder")
-    return overlaid_fashion(folder, rows=(2000, 1000, 5000), seed=seed)
+    return overlaid_fashion(folder, rows=(2000, 500, 4000), seed=seed)
 
 
 def real_table(name: str, seed: int) -> Suite:

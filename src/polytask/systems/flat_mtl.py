@@ -27,6 +27,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from polytask.data import Processor
@@ -41,7 +42,7 @@ class ResNet18(nn.Module):
 
     out_features = 512
 
-    def __init__(self, column: str, channels: int) -> None:
+    def __init__(self, column: str, shape: tuple[int, int, int]) -> None:
         super().__init__()
         try:
             from transformers import ResNetConfig, ResNetModel
@@ -50,7 +51,7 @@ class ResNet18(nn.Module):
         self.column = column
         self.net = ResNetModel(
             ResNetConfig(
-                num_channels=channels,
+                num_channels=shape[0],
                 embedding_size=64,
                 hidden_sizes=[64, 128, 256, 512],
                 depths=[2, 2, 2, 2],
@@ -64,23 +65,22 @@ class ResNet18(nn.Module):
 
 
 class SmallConv(nn.Module):
-    """Two strided 5x5 convolutions and a layer, for small pictures on a CPU: -> [B, 128]."""
+    """Two strided convolutions and a layer, for small pictures on a CPU: -> [B, 128]."""
 
     out_features = 128
 
-    def __init__(self, column: str, channels: int) -> None:
+    def __init__(self, column: str, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.column = column
-        self.net = nn.Sequential(
-            nn.Conv2d(channels, 16, 5, stride=2, padding=2),
+        maps = nn.Sequential(
+            nn.Conv2d(shape[0], 16, 5, stride=3, padding=2),
             nn.ReLU(),
-            nn.Conv2d(16, 32, 5, stride=2, padding=2),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(6),
             nn.Flatten(),
-            nn.Linear(32 * 36, self.out_features),
-            nn.ReLU(),
         )
+        width = maps(torch.zeros(1, *shape)).shape[1]
+        self.net = nn.Sequential(maps, nn.Linear(width, self.out_features), nn.ReLU())
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.net(_with_channels(inputs[self.column]))
@@ -112,7 +112,7 @@ class FlatNet(MultiTaskModule):
                 raise InputError(f"trunk {trunk!r} reads exactly one image column and nothing else")
             (column, shape), *_ = images.items()
             kind = IMAGE_TRUNKS[trunk]
-            self.trunk: nn.Module = kind(column, shape[0] if len(shape) == 3 else 1)
+            self.trunk: nn.Module = kind(column, (1, *shape)[-3:])
             width = kind.out_features
         else:
             shapes = {n: a.shape for n, a in spec.arrays.items()}
