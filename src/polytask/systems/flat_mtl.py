@@ -5,7 +5,7 @@ Source: Phan et al., "Improving Multi-task Learning via Seeking Task-based Flat 
     Generalization Perspective".
 Year: 2025
 Domain: any
-Parts: tabular, mlp
+Parts: tabular, mlp, heads
 For: small or noisy training sets where conflicting tasks overfit; costs 2m gradients per step
 Idea: every task looks for the worst point near the current parameters on its own, and any gradient
     aggregator combines the ordinary gradients and the flatness parts separately.
@@ -32,17 +32,18 @@ from torch import Tensor, nn
 
 from polytask.data import Processor
 from polytask.errors import InputError
+from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP
 from polytask.parts.tabular import FlatRow
 from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 
 class ResNet18(nn.Module):
-    """transformers' ResNet-18 on one image column, ``[B, C, H, W]`` or ``[B, H, W]`` -> 512."""
+    """transformers' ResNet-18 on one image column of shape ``[C, H, W]`` -> [B, 512]."""
 
     out_features = 512
 
-    def __init__(self, column: str, shape: tuple[int, int, int]) -> None:
+    def __init__(self, column: str, shape: tuple[int, ...]) -> None:
         super().__init__()
         try:
             from transformers import ResNetConfig, ResNetModel
@@ -69,7 +70,7 @@ class SmallConv(nn.Module):
 
     out_features = 128
 
-    def __init__(self, column: str, shape: tuple[int, int, int]) -> None:
+    def __init__(self, column: str, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.column = column
         maps = nn.Sequential(
@@ -119,7 +120,7 @@ class FlatNet(MultiTaskModule):
             row = FlatRow(len(spec.numeric), spec.cardinalities, shapes, config.width)
             layers = MLP(row.out_features, config.hidden)
             self.trunk, width = nn.Sequential(row, layers), layers.out_features
-        self.heads = nn.ModuleDict({t.name: nn.Linear(width, t.kind.outputs) for t in spec.tasks})
+        self.heads = Heads({t.name: nn.Linear(width, t.kind.outputs) for t in spec.tasks})
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
         return self.trunk(inputs)
