@@ -79,13 +79,13 @@ def test_adaptive_sharpness_of_a_straight_loss_is_rho_times_the_norm_of_weights_
 def test_sharpness_is_its_formula_by_functional_calls(adaptive):
     net, batch, rho = Net().eval(), rows(labelled=20), 0.3
     names = [n for n, _ in net.named_parameters() if n.startswith("trunk")]
-    weights = dict(net.named_parameters())
+    weights = {n: p.detach() for n, p in net.named_parameters()}
 
     def loss(trunk, task):
         part = batch.only([task])
         return functional_call(net, {**weights, **trunk}, (part,))[task]
 
-    trunk = {n: weights[n].detach() for n in names}
+    trunk = {n: weights[n] for n in names}
     for task, found in sharpness(net, batch, rho, adaptive=adaptive).items():
         slope = grad(lambda t, task=task: loss(t, task))(trunk)
         size = {n: trunk[n].abs() if adaptive else torch.ones_like(trunk[n]) for n in names}

@@ -5,7 +5,7 @@ Source: Phan et al., "Improving Multi-task Learning via Seeking Task-based Flat 
     Generalization Perspective".
 Year: 2025
 Domain: any
-Parts: tabular, mlp
+Parts: tabular, mlp, heads
 For: small or noisy training sets where conflicting tasks overfit; costs 2m gradients per step
 Idea: every task looks for the worst point near the current parameters on its own, and any gradient
     aggregator combines the ordinary gradients and the flatness parts separately.
@@ -27,21 +27,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from polytask.data import Processor
 from polytask.errors import InputError
+from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP
 from polytask.parts.tabular import FlatRow
 from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 
 class ResNet18(nn.Module):
-    """transformers' ResNet-18 on one image column, ``[B, C, H, W]`` or ``[B, H, W]`` -> 512."""
+    """transformers' ResNet-18 on one image column of shape ``[C, H, W]`` -> [B, 512]."""
 
     out_features = 512
 
-    def __init__(self, column: str, channels: int) -> None:
+    def __init__(self, column: str, shape: tuple[int, ...]) -> None:
         super().__init__()
         try:
             from transformers import ResNetConfig, ResNetModel
@@ -50,7 +52,7 @@ class ResNet18(nn.Module):
         self.column = column
         self.net = ResNetModel(
             ResNetConfig(
-                num_channels=channels,
+                num_channels=shape[0],
                 embedding_size=64,
                 hidden_sizes=[64, 128, 256, 512],
                 depths=[2, 2, 2, 2],
@@ -64,23 +66,22 @@ class ResNet18(nn.Module):
 
 
 class SmallConv(nn.Module):
-    """Two strided 5x5 convolutions and a layer, for small pictures on a CPU: -> [B, 128]."""
+    """Two strided convolutions and a layer, for small pictures on a CPU: -> [B, 128]."""
 
     out_features = 128
 
-    def __init__(self, column: str, channels: int) -> None:
+    def __init__(self, column: str, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.column = column
-        self.net = nn.Sequential(
-            nn.Conv2d(channels, 16, 5, stride=2, padding=2),
+        maps = nn.Sequential(
+            nn.Conv2d(shape[0], 16, 5, stride=3, padding=2),
             nn.ReLU(),
-            nn.Conv2d(16, 32, 5, stride=2, padding=2),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(6),
             nn.Flatten(),
-            nn.Linear(32 * 36, self.out_features),
-            nn.ReLU(),
         )
+        width = maps(torch.zeros(1, *shape)).shape[1]
+        self.net = nn.Sequential(maps, nn.Linear(width, self.out_features), nn.ReLU())
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.net(_with_channels(inputs[self.column]))
@@ -112,14 +113,14 @@ class FlatNet(MultiTaskModule):
                 raise InputError(f"trunk {trunk!r} reads exactly one image column and nothing else")
             (column, shape), *_ = images.items()
             kind = IMAGE_TRUNKS[trunk]
-            self.trunk: nn.Module = kind(column, shape[0] if len(shape) == 3 else 1)
+            self.trunk: nn.Module = kind(column, (1, *shape)[-3:])
             width = kind.out_features
         else:
             shapes = {n: a.shape for n, a in spec.arrays.items()}
             row = FlatRow(len(spec.numeric), spec.cardinalities, shapes, config.width)
             layers = MLP(row.out_features, config.hidden)
             self.trunk, width = nn.Sequential(row, layers), layers.out_features
-        self.heads = nn.ModuleDict({t.name: nn.Linear(width, t.kind.outputs) for t in spec.tasks})
+        self.heads = Heads({t.name: nn.Linear(width, t.kind.outputs) for t in spec.tasks})
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
         return self.trunk(inputs)
