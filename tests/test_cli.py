@@ -66,7 +66,7 @@ def test_compare_a_file(
     printed = capsys.readouterr().out
     assert "price: regression, judged by ev" in printed
     assert "rooms: classification of 0, 1, 2, judged by auroc" in printed
-    assert "note: column 'size'" in printed
+    assert "note: missing values" in printed
     assert "fits, " in printed, "progress is told"
     data = Report.from_json(tmp_path / "out" / "report.json").data
     assert [m["name"] for m in data["methods"]] == [
@@ -171,7 +171,7 @@ def test_a_suite_file(homes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     assert suite["inputs"] == 3
     assert suite["notes"][0] == "a first try"
-    assert "column 'sold' is left out: known too late" in suite["notes"]
+    assert "columns left out: sold (known too late)" in suite["notes"]
 
 
 def test_words_go_over_the_suite_file(

@@ -107,7 +107,8 @@ def test_a_page_runs(name: str, desk: Path) -> None:
         if block.title:
             (desk / block.title).write_text(block.code, encoding="utf-8")
         elif block.language == "python" and runs(block):
-            exec(compile("\n" * (block.line - 1) + block.code, name, "exec"), session)
+            source = "\n" * (block.line - 1) + block.code
+            exec(compile(source, name, "exec", dont_inherit=True), session)
         elif block.tag == "run":
             for words in block.commands:
                 assert main(words) == 0, f"{name}:{block.line}: polytask {shlex.join(words)}"

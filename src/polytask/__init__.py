@@ -11,9 +11,10 @@ Importing this package is light; each name below brings in what it needs when it
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from polytask.version import __version__
 
 _WHERE = {
+    "Balanced": "training.alone",
     "InputError": "errors",
     "Plan": "comparing.compare",
     "Report": "comparing.report",
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from polytask.data.suite import Suite
     from polytask.errors import InputError
     from polytask.lifecycle.saved import load
+    from polytask.training.alone import Balanced
     from polytask.training.loop import Training
 
 __all__ = [
+    "Balanced",
     "InputError",
     "Plan",
     "Report",

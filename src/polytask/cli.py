@@ -191,7 +191,9 @@ def _fit(arguments: argparse.Namespace) -> int:
             raise InputError(f"fit needs {what}")
     out = _writable(arguments.out)
     suite = open_suite(arguments)
-    _show_suite(suite)
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    if leads:
+        _show_suite(suite)
     started = time.perf_counter()
 
     def progress(record: dict[str, Any]) -> None:
@@ -207,6 +209,8 @@ def _fit(arguments: argparse.Namespace) -> int:
             )
 
     learner.fit(suite, out=out / "run", progress=progress)
+    if not leads:
+        return 0
     learner.save_pretrained(out / "model")
     for task, scores in learner.score(suite, "test").items():
         print(f"{task}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))

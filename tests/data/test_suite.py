@@ -98,7 +98,7 @@ def test_a_single_name_is_one_target_and_one_exclusion() -> None:
 
 def test_a_reason_for_leaving_out_is_noted() -> None:
     suite = Suite.from_table(columns(), "price", exclude={"floor": "unknown before the sale"})
-    assert "column 'floor' is left out: unknown before the sale" in suite.about["notes"]
+    assert "columns left out: floor (unknown before the sale)" in suite.about["notes"]
 
 
 def test_notes_tell_what_was_done_to_columns() -> None:
@@ -106,7 +106,7 @@ def test_notes_tell_what_was_done_to_columns() -> None:
     table["size"][3] = np.nan
     table |= {"empty": [None] * 2000, "Unnamed: 0": range(2000)}
     notes = " | ".join(Suite.from_table(table, "price").about["notes"])
-    assert "'size': 1 missing values, imputed by the median of the training rows" in notes
+    assert "missing values (median of the training rows, or a code of their own): size 1" in notes
     assert "'listed' is read as day, hour and weekday" in notes
     assert "'id' is left out: nearly every row has its own text" in notes
     assert "'empty' is left out: it has no values" in notes

@@ -70,7 +70,7 @@ class _Booster(FittedMixin):
         out: str | os.PathLike[str] | None = None,
         progress: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> Self:
-        suite.validate()
+        self.validate(suite)
         self.processor_ = Processor.fit(suite)
         self.history_: list[dict[str, Any]] = []
         train, validation = (self.processor_.encode(suite, s) for s in ("train", "validation"))
@@ -78,6 +78,10 @@ class _Booster(FittedMixin):
         self.models_ = self._fit(train, validation)
         progress({"epoch": 0, "seconds": time.perf_counter() - started})
         return self
+
+    def validate(self, suite: Suite) -> None:
+        """Refuse, before anything is fitted, data that cannot be fitted."""
+        suite.validate()
 
     def _fit(self, train: Batch, validation: Batch) -> dict[str, str]:
         """Boosters as text (JSON or LightGBM's own), by task or under one name."""
@@ -196,15 +200,19 @@ class XGBoostMultiOutput(_Booster):
 
     id: ClassVar[str] = "xgboost"
 
-    def _fit(self, train: Batch, validation: Batch) -> dict[str, str]:
-        xgb = _require("xgboost")
-        tasks = self.processor_.tasks
-        kinds = {(t.kind.name, t.kind.outputs) for t in tasks}
+    def validate(self, suite: Suite) -> None:
+        super().validate(suite)
+        fitted = [t.kind.fitted(suite.labels(t, "train")) for t in suite.tasks]
+        kinds = {(kind.name, kind.outputs) for kind in fitted}
         if len(kinds) > 1 or next(iter(kinds))[1] != 1:
             raise InputError(
                 "xgboost's vector leaves need tasks of one kind, all regressions or all yes/no; "
-                f"this suite has {', '.join(sorted(k for k, _ in kinds))}"
+                f"this suite has {', '.join(sorted(name for name, _ in kinds))}"
             )
+
+    def _fit(self, train: Batch, validation: Batch) -> dict[str, str]:
+        xgb = _require("xgboost")
+        tasks = self.processor_.tasks
         whole = {
             split: np.logical_and.reduce([b.masks[t.name].numpy() for t in tasks])
             for split, b in (("train", train), ("validation", validation))

@@ -23,6 +23,7 @@ from polytask.comparing.report import Report, gain, interval, undefined_gain
 from polytask.comparing.runs import Run, cached, check, execute
 from polytask.data import Suite
 from polytask.errors import InputError
+from polytask.version import __version__
 
 Progress = Callable[[int, int, str], None]
 
@@ -70,7 +71,7 @@ class Plan:
         steps: beside plain ones, with the first learner, for equal weights and every balancer.
         rivals: learners fitted task by task only (what a user would pick instead).
         seeds: at least 3 for an interval that means something.
-        settings: dotted overrides given to every neural learner alike (the budget).
+        settings: dotted overrides given to every neural learner alike, over ``budget(suite)``.
         tuning: dotted setting -> values; every method chooses its own on validation (first seed).
         transfer: fit every pair of tasks with the first learner.
     """
@@ -134,8 +135,7 @@ def compare(
     suite = source if isinstance(source, Suite) else _suite(source, targets, table)
     suite.validate()
     plan = plan or Plan()
-    if not plan.settings:
-        plan = replace(plan, settings=budget(suite))
+    plan = replace(plan, settings={**budget(suite), **plan.settings})
     methods = plan.methods()
     _check(plan, methods, suite)
     board = _Board(suite, plan, jobs, progress)
@@ -331,7 +331,7 @@ def _report(
         row["vs_own_single"] = _gains(row, own, suite, plan) if joint and own else None
     return {
         "format": 1,
-        "polytask": _version(),
+        "polytask": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": about,
         "settings": _settings(plan, seconds),
@@ -594,12 +594,6 @@ def _settings(plan: Plan, seconds: float) -> dict[str, Any]:
         f"{platform.python_version()}",
         "seconds": seconds,
     }
-
-
-def _version() -> str:
-    from polytask import __version__
-
-    return __version__
 
 
 def is_neural(learner: str) -> bool:

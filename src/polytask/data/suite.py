@@ -324,9 +324,9 @@ def _plain_targets(targets: Any) -> Any:
     def plain(spec: Any) -> Any:
         return spec.to_dict() if isinstance(spec, Kind) else spec
 
-    if isinstance(targets, Mapping):
-        return {k: plain(v) for k, v in targets.items()}
-    return list(targets)
+    # Pairs, because the order of targets is the order of tasks; a bare list infers every kind.
+    items = targets if isinstance(targets, Mapping) else dict.fromkeys(targets)
+    return [[name, plain(spec)] for name, spec in items.items()]
 
 
 def _infer_kind(name: str, labels: pa.ChunkedArray, given: Any) -> Kind:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -131,6 +133,7 @@ class NeuralLearner(FittedMixin):
             mixture=self.mixture,
             engine=engine,
             out=Path(out) if out else None,
+            run=self._run(suite) if out else "",
             progress=progress,
         )
         self.module_ = module
@@ -153,6 +156,13 @@ class NeuralLearner(FittedMixin):
     @property
     def parameters_(self) -> int:
         return sum(p.numel() for p in self.module_.parameters())
+
+    def _run(self, suite: Suite) -> str:
+        """What a checkpoint must agree with: settings and data, but not what is merely logged."""
+        told = replace(self.training, trackers=(), checkpoint=0)
+        content = [self.id, to_dict(replace(self, training=told)), suite.fingerprint]
+        content.append(suite.task_names)
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
     def _engine(self) -> Engine:
         t = self.training
