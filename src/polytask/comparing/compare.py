@@ -88,20 +88,14 @@ class Plan:
     def methods(self) -> list[Method]:
         """All rows, the reference first."""
         rows = []
+        plain = {**self.settings, "balancer": "sum", "step": "plain"}
         for i, learner in enumerate(dict.fromkeys(self.learners)):
-            rows.append(Method(learner, "single", self.settings))
+            rows.append(Method(learner, "single", plain))
             steps = dict.fromkeys(("plain", *self.steps))
             balancers = dict.fromkeys(("sum", *self.balancers))
             ways = itertools.product(steps, balancers)
             for step, balancer in ways if i == 0 else [("plain", "sum")]:
-                settings = {**self.settings, "balancer": balancer}
-                rows.append(
-                    Method(
-                        learner,
-                        "joint",
-                        settings if step == "plain" else {**settings, "step": step},
-                    )
-                )
+                rows.append(Method(learner, "joint", {**plain, "balancer": balancer, "step": step}))
         return rows + [Method(rival, "separate") for rival in dict.fromkeys(self.rivals)]
 
 
@@ -296,8 +290,9 @@ def _pairs(suite: Suite, plan: Plan) -> list[tuple[str, ...]]:
 
 def _probe(suite: Suite, plan: Plan) -> Run:
     """One more equal-weight fit that measures all task gradients now and then; it is not timed."""
-    settings = {**plan.settings, "training.probe": 10}
-    return Run(plan.learners[0], settings, suite.task_names, plan.seeds[0])
+    first = plan.methods()[0]
+    settings = {**first.settings, "training.probe": 10}
+    return Run(first.learner, settings, suite.task_names, plan.seeds[0])
 
 
 # -- the report ----------------------------------------------------------------------------------
