@@ -670,8 +670,8 @@ REASONS: dict[str, str] = {
     "the sum, with or without the flat step",
     "beats F- single-task": "the tasks share little but pixels: alone, each has the whole trunk",
     "takes two to three times": "a step of the aggregator alone needs one forward pass and only "
-    "the Gramian of the gradients, which is cheaper here than the gradients themselves; the flat step "
-    "needs 2m of them and m more forward passes",
+    "the Gramian of the gradients, which is cheaper here than the gradients themselves; the flat "
+    "step needs 2m of them and m more forward passes",
     "beats one svm per task": "pixels of two items on one canvas suit an RBF kernel, and 1,500 "
     "pictures are few for a network",
     "beats one lightgbm per task": "trees are stronger on this table; no step or balancer changes "
