@@ -664,14 +664,16 @@ REASONS: dict[str, str] = {
     "overfitting left to prevent",
     "is at least as accurate": "at the best epoch on validation there is no overfitting left to "
     "prevent",
+    "at least as good as": "the network does not overfit in this budget (the best epoch is the "
+    "last or near it), and a perturbed gradient then only learns more slowly",
     "apart beats aggregating": "with two tasks and this noise one aggregation of g^SAM does as "
     "well; the paper's case is a dense network on CityScapes",
     "F-pcgrad beats": "with two tasks that conflict in a quarter of the batches PCGrad is nearly "
     "the sum, with or without the flat step",
     "beats F- single-task": "the tasks share little but pixels: alone, each has the whole trunk",
-    "takes two to three times": "a step of the aggregator alone needs one forward pass and only "
-    "the Gramian of the gradients, which is cheaper here than the gradients themselves; the flat "
-    "step needs 2m of them and m more forward passes",
+    "takes two to three times": "alone, the aggregator needs one forward pass and the Gramian of "
+    "the gradients, which costs less here than the gradients; the flat step needs 2m of them and m "
+    "more forward passes",
     "beats one svm per task": "pixels of two items on one canvas suit an RBF kernel, and 1,500 "
     "pictures are few for a network",
     "beats one lightgbm per task": "trees are stronger on this table; no step or balancer changes "
