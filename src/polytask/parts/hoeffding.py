@@ -406,16 +406,19 @@ def _split(forest, rules, tree, leaf, feature, at):
     slot, first = node.slot, forest.used[0]
     classes = forest.votes.shape[2]
     if forest.values[feature] > 0 and at < 0:
-        test, width = MULTIWAY, forest.values[feature]
-        branches = _observed(forest, slot, feature)[1:, COUNT].copy()
+        test, width = MULTIWAY, int(forest.values[feature])
     else:
-        width, branches = 2, np.empty((2, classes))
-        if forest.values[feature] > 0:
-            test = EQUAL
-            _pick(_observed(forest, slot, feature), int(at), branches)
-        else:
-            test = NUMERIC
-            _cut(forest.numeric[slot, forest.place[feature]], at, branches)
+        test, width = (EQUAL if forest.values[feature] > 0 else NUMERIC), 2
+    branches = np.empty((width, classes))
+    if test == NUMERIC:
+        _cut(forest.numeric[slot, forest.place[feature]], at, branches)
+    elif test == EQUAL:
+        _pick(_observed(forest, slot, feature), int(at), branches)
+    else:
+        counts = _observed(forest, slot, feature)
+        for v in range(width):
+            for c in range(classes):
+                branches[v, c] = counts[v + 1, COUNT, c]
     if forest.leaves[tree] + width - 1 > rules.max_leaves:
         return
     forest.used[0] += width
@@ -452,15 +455,19 @@ def random_unit(state):
 @njit
 def clear_slot(forest, rules, slot):
     """Observers that have seen nothing."""
-    forest.numeric[slot] = 0.0
-    forest.numeric[slot, :, LOW] = np.inf
-    forest.numeric[slot, :, HIGH] = -np.inf
-    forest.nominal[slot, :, COUNT] = 0.0
-    forest.nominal[slot, :, LOG] = math.log(rules.smoothing)
     for f in range(forest.values.shape[0]):
-        if forest.values[f] > 0:
-            total = rules.smoothing * forest.values[f]
-            forest.nominal[slot, forest.place[f], LOG] = math.log(total)
+        for c in range(forest.votes.shape[2]):
+            if forest.values[f] == 0:
+                seen = forest.numeric[slot, forest.place[f]]
+                for k in range(seen.shape[0]):
+                    seen[k, c] = 0.0
+                seen[LOW, c], seen[HIGH, c] = np.inf, -np.inf
+            else:
+                counts = _observed(forest, slot, f)
+                for v in range(counts.shape[0]):
+                    counts[v, COUNT, c] = 0.0
+                    counts[v, LOG, c] = math.log(rules.smoothing)
+                counts[0, LOG, c] = math.log(rules.smoothing * forest.values[f])
 
 
 @njit
@@ -476,14 +483,15 @@ def _take_slot(forest, rules):
     slot = forest.free[forest.used[1]]
     clear_slot(forest, rules, slot)
     features, drawn = forest.values.shape[0], forest.chosen.shape[1]
-    if drawn == features:
-        forest.chosen[slot] = np.arange(features)
-    else:
-        deck = np.arange(features)
-        for j in range(drawn):
-            k = j + int(random_unit(forest.random) * (features - j))
-            deck[j], deck[k] = deck[k], deck[j]
-        forest.chosen[slot] = deck[:drawn]
+    # Selection sampling (Knuth, TAOCP 3.4.2 S): in order, and without scratch.
+    taken = 0
+    for f in range(features):
+        rest = features - f
+        if rest == drawn - taken or random_unit(forest.random) * rest < drawn - taken:
+            forest.chosen[slot, taken] = f
+            taken += 1
+            if taken == drawn:
+                break
     return slot
 
 
@@ -570,13 +578,15 @@ def _probability_rows(forest, rules, X, out):
 @njit
 def _test_then_train(forest, rules, X, X_learn, y, labels, start):
     scores = np.empty(forest.votes.shape[2])
-    for i in range(start, len(X)):
+    for i in range(start, max(len(X), len(X_learn))):
         if i < len(X_learn) and not has_room(forest):
             return i
-        labels[i] = probabilities(forest, rules, find_leaf(forest, 0, X[i], 0.0), X[i], scores)
+        if i < len(X):
+            leaf = find_leaf(forest, 0, X[i], 0.0)
+            labels[i] = probabilities(forest, rules, leaf, X[i], scores)
         if i < len(X_learn):
             learn(forest, rules, 0, X_learn[i], y[i], 1.0, scores)
-    return len(X)
+    return max(len(X), len(X_learn))
 
 
 # -- the pool --------------------------------------------------------------------------------------
@@ -646,13 +656,13 @@ class TreePool:
             self.make_room()
 
     def test_then_train(self, X: NDArray, X_learn: NDArray, y: NDArray) -> NDArray:
-        """First tree: label row i, then learn (X_learn[i], y[i]) if there is one; labels ``[n]``."""
-        labels, done = np.empty(len(X), np.int64), 0
-        while True:
+        """First tree: for each i label X[i], then learn (X_learn[i], y[i]), where they are there."""
+        labels, done, end = np.empty(len(X), np.int64), 0, max(len(X), len(X_learn))
+        while done < end:
             done = _test_then_train(self.forest, self.rules, X, X_learn, y, labels, done)
-            if done == len(X):
-                return labels
-            self.make_room()
+            if done < end:
+                self.make_room()
+        return labels
 
     def make_room(self) -> None:
         """Twice the nodes or slots, whichever are short."""
