@@ -664,13 +664,14 @@ class TreePool:
                 self.make_room()
         return labels
 
-    def make_room(self) -> None:
-        """Twice the nodes or slots, whichever are short."""
+    def make_room(self, for_nodes: int = 0) -> None:
+        """Twice the nodes or slots, whichever are short for another instance."""
         forest = self.forest
         nodes, slots = len(forest.nodes), len(forest.free)
         used, unused, most = forest.used
-        if used + self.trees * most > nodes:
-            more = max(nodes, self.trees * int(most))
+        needed = max(for_nodes, self.trees * int(most))
+        if used + needed > nodes:
+            more = max(nodes, needed)
             forest = forest._replace(
                 nodes=np.concatenate([forest.nodes, _fresh_nodes(more)]),
                 votes=np.concatenate([forest.votes, _fresh_votes(more, self.classes)]),
@@ -685,6 +686,17 @@ class TreePool:
             )
             forest.used[1] += slots
         self.forest = forest
+
+    def add_trees(self, more: int) -> None:
+        """Further trees that have seen nothing."""
+        self.make_room(more)
+        forest, first = self.forest, int(self.forest.used[0])
+        roots = np.arange(first, first + more, dtype=np.int32)
+        forest.used[0] += more
+        self.forest = forest._replace(
+            roots=np.concatenate([forest.roots, roots]),
+            leaves=np.concatenate([forest.leaves, np.ones(more, np.int64)]),
+        )
 
     def add_classes(self, more: int) -> None:
         """Room for classes that were not known before; what was learned stays."""
@@ -740,8 +752,7 @@ class TreePool:
     def _move_children(self, node: int) -> None:
         """A wider block of children at the end of the nodes, for a branch per value."""
         width = int(self.forest.values[self.forest.nodes["feature"][node]])
-        while self.forest.used[0] + width > len(self.forest.nodes):
-            self.make_room()
+        self.make_room(width)
         forest, first = self.forest, int(self.forest.used[0])
         nodes, votes = forest.nodes, forest.votes
         old, kept = int(nodes["first"][node]), int(nodes["width"][node])
