@@ -188,14 +188,15 @@ def _pass(forest, rules, net, notes, options, X, X_learn, y, same, labels, start
     """Label and learn rows from ``start`` on; returns the row at which trees ran short of room."""
     end = max(len(X), len(X_learn))
     asked = np.empty(notes.units.shape[1], np.float32)
-    scores, experts = np.empty(len(notes.seen)), notes.mask.shape[1]
+    chances, experts = np.empty(len(notes.seen)), notes.mask.shape[1]
+    scores = np.empty(forest.votes.shape[2])  # of a tree: two in task mode
     for i in range(start, end):
         if i < len(X_learn) and not has_room(forest):
             return i
         if i < len(X):
             _route(net, notes, options, X[i], asked, 0.0)
             logits = asked[len(asked) - experts :]
-            labels[i] = _chances(forest, rules, options, X[i], logits, scores)
+            labels[i] = _chances(forest, rules, options, X[i], logits, chances)
         if i < len(X_learn):
             units = notes.units[notes.filled[0]]
             if same and options.dropout == 0:
