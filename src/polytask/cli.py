@@ -158,7 +158,7 @@ def _plan(arguments: argparse.Namespace) -> Any:
             raise InputError(f"--seeds takes whole numbers, not {arguments.seeds!r}") from None
     given["tuning"] = dict(_tuning(text) for text in arguments.tune or ())
     given["settings"] = dict(assignment(text) for text in arguments.overrides)
-    given["transfer"] = not arguments.no_transfer
+    given["transfer"] = False if arguments.no_transfer else None
     return Plan(**given)
 
 
