@@ -28,6 +28,7 @@ from polytask.version import __version__
 Progress = Callable[[int, int, str], None]
 
 _MAX_PAIRED_TASKS = 12  # 66 pairs; the number of fits grows with the square
+_MAX_PROBED_TASKS = 40  # each probe takes a backward pass per task
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def compare(
     chosen = _tune(board, methods)
     board.need([r for m in methods for r in _runs(m, chosen, suite, plan)])
     pairs = _pairs(suite, plan)
-    probe = _probe(suite, methods[0], plan) if is_neural(methods[0].learner) else None
+    probe = _probe(suite, methods[0], plan)
     first = methods[0]
     pair_settings = chosen[first.name, suite.task_names[:1]]
     pair_runs = [
@@ -295,8 +296,10 @@ def _pairs(suite: Suite, plan: Plan) -> list[tuple[str, ...]]:
     return list(itertools.combinations(names, 2))
 
 
-def _probe(suite: Suite, first: Method, plan: Plan) -> Run:
+def _probe(suite: Suite, first: Method, plan: Plan) -> Run | None:
     """One more equal-weight fit that measures all task gradients now and then; it is not timed."""
+    if not is_neural(first.learner) or len(suite.tasks) > _MAX_PROBED_TASKS:
+        return None
     settings = {**first.settings, "training.probe": 10}
     return Run(first.learner, settings, suite.task_names, plan.seeds[0])
 
