@@ -94,7 +94,7 @@ class Bins:
 
     def readable(self, X: NDArray) -> NDArray[np.float64]:
         """Rows as trees read them: categories by their code, numbers as they are."""
-        X = np.ascontiguousarray(X, np.float64)
+        X = np.require(X, np.float64, ["C", "W"])  # one sort of array is compiled for
         if self.categorical.any():
             X = X.copy()
             for j in np.flatnonzero(self.categorical):
@@ -221,7 +221,7 @@ class Forest:
             starts = np.searchsorted(blocks, np.arange(roots.shape[1] + 1), sorter=order)
         _add_trees(
             X, order, starts, roots, self.feature, self.threshold, self.missing_left, self.left,
-            self.subset, self.subsets, self.value, rate, out,
+            self.subset, self.subsets, self.value, float(rate), out,
         )  # fmt: skip
 
     def gains(self, columns: int) -> NDArray[np.float64]:
@@ -254,7 +254,8 @@ class Grower:
         min_leaf: int = 1,
         leaf_l2: float = 0.0,
     ) -> None:
-        self.bins, self.depth, self.min_leaf, self.leaf_l2 = bins, depth, min_leaf, leaf_l2
+        self.bins, self.depth, self.min_leaf = bins, depth, min_leaf
+        self.leaf_l2 = float(leaf_l2)  # an int would be compiled for once more
         self.starts = np.asarray(starts, np.int64)
         self.codes = bins.transform(X)
         self.missing = bins.counts
@@ -293,7 +294,7 @@ class Grower:
         gain = np.zeros(nodes)
         used = _grow_trees(
             self.codes, self.offsets, self.missing, self.bins.categorical, starts, self.order,
-            stats.reshape(-1), outputs, self.depth, self.min_leaf, self.leaf_l2, rate, out,
+            stats.reshape(-1), outputs, self.depth, self.min_leaf, self.leaf_l2, float(rate), out,
             roots, feature, code, missing_left, left, subsets, value, gain,
         )  # fmt: skip
         feature, code, left = feature[:used], code[:used], left[:used]

@@ -266,6 +266,7 @@ class Boosting:
         *,
         categorical: Sequence[int] = (),
         validation: Rows | None = None,
+        theta: ArrayLike | None = None,
         progress: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> Blocks:
         """Fit the three blocks one after the other.
@@ -274,6 +275,7 @@ class Boosting:
             rows: training rows, every task with at least one.
             categorical: columns of ``X`` that are codes of categories.
             validation: what ``patience`` looks at.
+            theta: θ to start from; ``0.1 · N(0, 1)`` if None, which is enough to tell n from o.
         """
         self.check()
         bins = Bins.fit(rows.X, self.max_bins, categorical)
@@ -281,11 +283,11 @@ class Boosting:
         grower = Grower(bins, rows.X, rows.starts, self.depth, self.min_leaf, leaf_l2)
         fit = _Fit(self, grower, rows, loss, self._watched(bins, validation), progress)
         shared = fit.trees(self.n1, by_task=False)
-        regular, outlier, theta = fit.groups()
+        regular, outlier, path = fit.groups(theta)
         own = fit.trees(self.n3, by_task=True)
         counts = np.diff(rows.starts)
         losses = tuple(map(tuple, fit.losses))
-        return Blocks(bins, self.eta, shared, regular, outlier, own, theta, counts, losses)
+        return Blocks(bins, self.eta, shared, regular, outlier, own, path, counts, losses)
 
     def _watched(self, bins: Bins, validation: Rows | None) -> Rows | None:
         if self.patience is None or validation is None or not len(validation.X):
@@ -331,11 +333,12 @@ class _Fit:
         grown = self._rounds(rounds, step, [self.F, self.V], lambda: self.V)
         return Forest.stacked([self._none(by_task), *grown])
 
-    def groups(self) -> tuple[Forest, Forest, Floats]:
+    def groups(self, start: ArrayLike | None = None) -> tuple[Forest, Forest, Floats]:
         """Block 2: (n, o, θ by round)."""
         settings, rows, held = self.settings, self.rows, self.validation
         eta, tasks = settings.eta, len(self.grower.starts) - 1
-        theta = 0.1 * np.random.default_rng(settings.seed).standard_normal(tasks)
+        drawn = 0.1 * np.random.default_rng(settings.seed).standard_normal(tasks)
+        theta = self._bounded(drawn if start is None else np.array(start, np.float64))
         n, o = np.zeros_like(self.F), np.zeros_like(self.F)
         held_n, held_o = np.zeros_like(self.V), np.zeros_like(self.V)
         path = [theta.copy()]
@@ -352,9 +355,7 @@ class _Fit:
                 self.grower.grow(weight * g, part, eta, None if h is None else weight**2 * h)
                 for weight, part in ((1 - w, n), (w, o))
             )
-            theta[:] = theta + eta * move
-            if settings.theta_clip is not None:
-                np.clip(theta, -settings.theta_clip, settings.theta_clip, out=theta)
+            theta[:] = self._bounded(theta + eta * move)
             path.append(theta.copy())
             if held:
                 for tree, part in zip(grown, (held_n, held_o), strict=True):
@@ -389,6 +390,10 @@ class _Fit:
             bend = np.add.reduceat((h * apart**2).sum(1), first) * slope**2 + l2
             move = np.divide(move, bend, out=np.zeros_like(move), where=bend > 1e-12)
         return move
+
+    def _bounded(self, theta: Floats) -> Floats:
+        bound = self.settings.theta_clip
+        return theta if bound is None else np.clip(theta, -bound, bound)
 
     def _rounds(
         self,
@@ -596,7 +601,8 @@ class RMTGBClassifier(ClassifierMixin, _Estimator):
 
     def predict(self, X: Any, task: ArrayLike | None = None) -> NDArray:
         """The most probable class of every row."""
-        return self.classes_[self.predict_proba(X, task).argmax(1)]
+        best = self.predict_proba(X, task).argmax(1)
+        return self.classes_[best]
 
 
 # -- learner -------------------------------------------------------------------------------------
@@ -612,9 +618,9 @@ class RMTGB(FittedMixin, Boosting):
     Attributes:
         patience: as in ``Boosting``; the suite's validation rows decide.
         scale: targets of regressions are standardised over all tasks ("joint"), within each task
-            ("task") or not ("none"). "auto" is joint where tasks are groups, that is, no row has
-            labels of two tasks and units agree, because levels are then part of what is shared;
-            else by task, because different targets have different units.
+            ("task") or not ("none"). "auto" is joint where the tasks are groups of one target,
+            because levels are then part of what is shared, and by task where targets differ,
+            because their units do.
     """
 
     patience: int | None = 20
@@ -633,14 +639,14 @@ class RMTGB(FittedMixin, Boosting):
         """Fit all tasks of the suite (``out`` is not used: a fit takes seconds)."""
         self.validate(suite)
         self.processor_ = processor = Processor.fit(suite)
-        batch = processor.encode(suite, "train")
-        train, held = self._rows(batch), self._rows(processor.encode(suite, "validation"))
+        train, held = (self._rows(processor.encode(suite, s)) for s in ("train", "validation"))
         loss: Loss = CrossEntropy()
         if self._classes(processor) is None:
-            loss, self.scale_ = Squared(), Scale.fit(train, self._how_to_scale(batch))
+            loss, self.scale_ = Squared(), Scale.fit(train, self._scaling())
             train, held = (replace(r, y=self.scale_.down(r.y, r.tasks)) for r in (train, held))
         count = len(processor.numeric)
         codes = range(count, count + len(processor.categorical))
+        self.history_: list[dict[str, Any]] = []  # rounds are no epochs: see blocks_.losses
         self.blocks_ = self.boost(
             train, loss, categorical=codes, validation=held, progress=progress
         )
@@ -756,9 +762,7 @@ class RMTGB(FittedMixin, Boosting):
             return None
         return sorted({c for kind in kinds for c in kind.classes})  # type: ignore[attr-defined]
 
-    def _how_to_scale(self, train: Batch) -> Literal["joint", "task", "none"]:
+    def _scaling(self) -> Literal["joint", "task", "none"]:
         if self.scale != "auto":
             return self.scale
-        labels = torch.stack(list(train.masks.values())).sum(0)
-        units = {t.kind.unit for t in self.processor_.tasks}  # type: ignore[attr-defined]
-        return "joint" if int(labels.max()) == 1 and len(units) == 1 else "task"
+        return "joint" if len({t.target for t in self.processor_.tasks}) == 1 else "task"
