@@ -13,8 +13,7 @@ real streams. What is not there is left out, and said so.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -22,15 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from harness import Record, write_claims
-from stream_rivals import CapyMOA, CapyTrees, RiverTrees, Straightforward, river_model
+from harness import Record
+from stream_rivals import CapyMOA, CapyTrees, Straightforward, river_model
 from tables import MissingDataError, read
 
-from polytask.comparing.claims import Claim
 from polytask.data.packaged import flights
 from polytask.data.streams import Stream, led, rbf, sea
 from polytask.errors import InputError
-from polytask.training.prequential import Prequential, prequential
+from polytask.training.prequential import METRICS, Prequential, prequential
 
 COMMAND = "python benchmarks/driftmoe.py"
 SEEDS = (0, 1, 2)
@@ -117,11 +115,9 @@ def judged(model: Any, stream: Stream, *, delay: int = 0, label: str = "") -> di
 def told(record: Prequential) -> dict[str, Any]:
     data = record.to_dict()
     data["seconds"] = [round(s, 4) for s in record.seconds]
+    metrics = {name: record.cumulative(name)[-1] for name in METRICS}
     return {
-        "accuracy": record.accuracy,
-        "kappa": record.kappa,
-        "kappa_m": record.kappa_m,
-        "kappa_temporal": record.kappa_temporal,
+        **{name: None if np.isnan(value) else float(value) for name, value in metrics.items()},
         "majority": sum(record.majority) / record.length,
         "no_change": sum(record.no_change) / record.length,
         "rows_per_second": record.rows_per_second,

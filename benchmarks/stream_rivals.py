@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -196,7 +197,7 @@ class Straightforward:
         torch.manual_seed(seed)
         width = (len(stream.features), 256, 128, members)
         layers: list[torch.nn.Module] = []
-        for inputs, outputs in zip(width, width[1:], strict=False):
+        for inputs, outputs in pairwise(width):
             layer = torch.nn.Linear(inputs, outputs)
             torch.nn.init.xavier_uniform_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
@@ -228,7 +229,7 @@ class Straightforward:
 
     def _look(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits ``[E]`` and probabilities ``[E, C]``; kept, for a label often comes at once."""
-        if self._last is None or self._last[0] is not x and not np.array_equal(self._last[0], x):
+        if self._last is None or not np.array_equal(self._last[0], x):
             if self._routing == "random":
                 logits = self._rng.random(len(self.asked))
             else:
