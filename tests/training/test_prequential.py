@@ -124,6 +124,20 @@ def test_delay_zero_is_no_delay() -> None:
         assert (late.right, late.answers) == (plain.right, plain.answers)
 
 
+def test_rows_whose_labels_come_at_once_are_one_array() -> None:
+    class Looks(Fast):
+        same: list[bool]
+
+        def test_then_train(self, X: np.ndarray, X_learn: np.ndarray, y: np.ndarray) -> np.ndarray:
+            self.same = [*getattr(self, "same", []), X is X_learn]
+            return super().test_then_train(X, X_learn, y)
+
+    for delay, expected_same in ((0, True), (1, False)):
+        model = Looks()
+        prequential(model, counted(20), delay=delay, window=10)
+        assert set(model.same) == {expected_same}
+
+
 def test_an_answer_does_not_depend_on_its_label() -> None:
     X, y = sea(length=600).rows(0, 600)
     for changed in (0, 300, 599):

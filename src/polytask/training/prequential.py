@@ -361,7 +361,10 @@ class _Rows:
         for at, stop in zip([0, *ends], [*ends, n], strict=True):
             paired = slice(taken[at], taken[at] + (stop - at if coming[at] else 0))
             more = slice(paired.stop, taken[stop])  # of a row that several labels follow
-            answers = self._together(X[at:stop], arrived.X[paired], arrived.y[paired])
+            tested, learned = X[at:stop], arrived.X[paired]
+            if np.array_equal(arrived.row[paired], np.arange(first + at, first + stop)):
+                learned = tested  # the same array: a model may look at each row once
+            answers = self._together(tested, learned, arrived.y[paired])
             found.append(np.array([-1 if a is None else a for a in answers], dtype=np.int64))
             if more.stop > more.start:
                 self._learn(arrived.X[more], arrived.y[more])
