@@ -13,7 +13,7 @@ real streams. What is not there is left out, and said so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -22,12 +22,22 @@ import numpy as np
 import pandas as pd
 import torch
 from harness import Record
-from stream_rivals import CapyMOA, CapyTrees, Straightforward, river_model
+from stream_rivals import (
+    CONFIDENCE,
+    GRACE,
+    CapyMOA,
+    CapyTrees,
+    RiverTrees,
+    Straightforward,
+    river_model,
+)
 from tables import MissingDataError, read
 
+from polytask.baselines.hoeffding_tree import HoeffdingTree
 from polytask.data.packaged import flights
 from polytask.data.streams import Stream, led, rbf, sea
 from polytask.errors import InputError
+from polytask.systems.driftmoe import DriftMoE
 from polytask.training.prequential import METRICS, Prequential, prequential
 
 COMMAND = "python benchmarks/driftmoe.py"
@@ -150,10 +160,87 @@ def plainly(routing: str, stream: str, rows: int, seed: int) -> dict[str, Any]:
     return {**result, "oracle": model.right_somewhere / len(found), "share": share.tolist()}
 
 
+OURS: dict[str, dict[str, Any]] = {
+    "MoE-Data": {},
+    "MoE-Task": {"mode": "task"},
+    "MoE-Task, experts": {"mode": "task", "combine": "expert"},
+    "random routing": {"routing": "random"},
+    "MoE-Data, standardised": {"standardise": True},
+    "MoE-Data, class-weighted": {"class_weighted": True},
+    **{
+        f"MoE-Data, E={e} K={k}": {"experts": e, "top": k}
+        for e, k in ((6, 1), (6, 3), (12, 1), (12, 6), (20, 3), (20, 6))
+    },
+}
+
+
+def model_of(what: str, stream: Stream, seed: int) -> Any:
+    shape: dict[str, Any] = {
+        "features": stream.features,
+        "nominal": dict(stream.nominal),
+        "classes": len(stream.classes),
+        "seed": seed,
+    }
+    if what == "tree":
+        return HoeffdingTree(**shape, grace=GRACE, delta=CONFIDENCE)
+    return DriftMoE(**shape, **OURS[what])
+
+
+def ours(what: str, stream: str, rows: int, seed: int, delay: int = 0) -> dict[str, Any]:
+    found = stream_of(stream, rows, seed)
+    model = model_of(what, found, seed)
+    result = judged(model, found, delay=delay, label=what)
+    if isinstance(model, DriftMoE):
+        result |= {"oracle": model.usage_["oracle"], "share": model.usage_["shares"]}
+    return result
+
+
+# -- speed ---------------------------------------------------------------------------------------
+
+
+def speed(what: str, stream: str, rows: int, seed: int) -> dict[str, Any]:
+    """Rows per second of CPU time, everyone taking turns on the same rows.
+
+    A first round of 2,000 rows warms caches and just-in-time compilers and is not counted; then
+    everyone takes ``rows`` rows, 500 at a time.
+    """
+    found = stream_of(stream, 1_000_000, seed).head(2_000 + rows)
+    moe = what == "DriftMoE"
+    if moe:
+        models = {
+            "ours": model_of("MoE-Data", found, seed),
+            "plain over river": Straightforward(found, RiverTrees(found, MEMBERS), members=MEMBERS),
+            "plain over CapyMOA": Straightforward(
+                found, CapyTrees(found, MEMBERS), members=MEMBERS
+            ),
+        }
+    else:
+        models = {
+            "ours": model_of("tree", found, seed),
+            "river": river_model("tree", found, members=1, seed=seed),
+            "CapyMOA": CapyMOA("tree", found, seed=seed),
+        }
+    warm = {
+        name: prequential(model, found, window=500, limit=2_000) for name, model in models.items()
+    }
+    for stop in range(2_500, len(found) + 1, 500):
+        for name, model in models.items():
+            prequential(model, found, window=500, limit=stop, resume=warm[name])
+    return {
+        name: {
+            "rows_per_second": [500 / s for s in record.seconds[4:]],
+            "median": 500 / float(np.median(record.seconds[4:])),
+            "accuracy": record.accuracy,
+        }
+        for name, record in warm.items()
+    }
+
+
 # -- the plan ------------------------------------------------------------------------------------
 
 ENSEMBLES = ("arf", "ozabag", "levbag", "srp")
 REQUIRED = ("SEA_a", "LED_a", "RBF_m")  # the sheet's experiment, 40,000 rows
+PAPER = ("LED_a", "LED_g", "SEA_a", "SEA_g", "RBF_m", "RBF_f")  # generated as there
 CROSS = ("SEA_a", "LED_a", "RBF_m", "Electricity")  # river's own learners, 20,000 rows
 
 Cell = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
@@ -165,26 +252,45 @@ def cell(measure: Callable[..., dict[str, Any]], what: str, **settings: Any) -> 
     return {"by": by, "what": what, **settings}, partial(measure, what, **settings)
 
 
-def rivals() -> Iterator[Cell]:
-    """Cells of others, those first that most claims rest on."""
+def everywhere(measure: Callable[..., dict[str, Any]], names: Iterable[str]) -> Iterator[Cell]:
+    """Each learner on each stream, seed by seed."""
+    for seed in SEEDS:
+        for stream in [*GENERATED, *REAL]:
+            for what in names:
+                yield cell(measure, what, stream=stream, rows=LONG, seed=seed)
+
+
+def plan() -> Iterator[Cell]:
+    """All cells, those first that most claims rest on."""
     for seed in SEEDS:
         for stream in REQUIRED:
             where = {"stream": stream, "rows": SHORT, "seed": seed}
+            for what in ("tree", *list(OURS)[:4]):
+                yield cell(ours, what, **where)
             for kind in ("tree", "ozabag", "arf"):
                 yield cell(capymoa, kind, **where)
             for routing in ("learned", "random"):
                 yield cell(plainly, routing, **where)
+    yield from everywhere(ours, ("tree", *list(OURS)[:6]))
+    for what in ("tree", "DriftMoE"):
+        for stream in ("LED_a", "SEA_a", "RBF_m"):
+            yield cell(speed, what, stream=stream, rows=5_000, seed=0)
+    yield from everywhere(capymoa, ("tree", *ENSEMBLES))
     for seed in SEEDS:
-        for stream in [*GENERATED, *REAL]:
-            for kind in ("tree", *ENSEMBLES):
-                yield cell(capymoa, kind, stream=stream, rows=LONG, seed=seed)
+        for stream in PAPER:
+            for what in ("tree", "MoE-Data"):
+                yield cell(ours, what, stream=stream, rows=FULL, seed=seed)
+        for what in list(OURS)[6:]:
+            yield cell(ours, what, stream="LED_g", rows=LONG, seed=seed)
+        for stream in ("LED_a", "LED_g"):
+            late = {"stream": stream, "rows": LONG, "seed": seed, "delay": DELAY}
+            for what in ("tree", "MoE-Data"):
+                yield cell(ours, what, **late)
+            yield cell(capymoa, "arf", **late)
     for stream in CROSS:
         for kind in ("tree", "arf"):
             yield cell(river, kind, stream=stream, rows=20_000, seed=0)
             yield cell(capymoa, kind, stream=stream, rows=20_000, seed=0)
-    for stream in ("LED_a", "LED_g"):
-        for kind in ("tree", "arf"):
-            yield cell(capymoa, kind, stream=stream, rows=LONG, seed=0, delay=DELAY)
     for kind in ENSEMBLES:
         for stream in ("LED_g", "SEA_g", "RBF_m", "Electricity"):
             yield cell(capymoa, kind, stream=stream, rows=20_000, seed=0, members=MANY)
@@ -195,7 +301,7 @@ def run() -> Record:
     torch.set_num_threads(1)
     record = Record("driftmoe")
     absent: set[str] = set()
-    for settings, measure in rivals():
+    for settings, measure in plan():
         if settings["stream"] in absent:
             continue
         try:

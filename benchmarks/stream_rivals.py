@@ -94,7 +94,8 @@ class CapyMOA:
         total = votes.sum()
         return votes / total if total > 0 else np.full(self._classes, 1 / self._classes)
 
-    def memory_bytes(self) -> int:
+    @property
+    def nbytes(self) -> int:
         """Growth of the live Java heap since this learner was made."""
         return max(self._heap() - self._empty, 0)
 

@@ -236,7 +236,7 @@ def test_recovery_is_counted_from_the_centre_of_a_drift() -> None:
 
 def test_cost_is_recorded() -> None:
     class Sized(Majority):
-        memory_bytes = 1234
+        nbytes = 1234
 
     seen: list[int] = []
     record = prequential(

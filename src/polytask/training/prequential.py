@@ -53,7 +53,7 @@ class Prequential:
             classes (a model may have none yet) counts as wrong and nowhere else.
         seconds: CPU time of the model, predicting and learning, of all threads of the process.
         memory: bytes of the model at the end, by ``memory_source``.
-        memory_source: ``"model"``, its own estimate (``memory_bytes``), or ``"process"``, growth.
+        memory_source: ``"model"``, its own estimate (``nbytes``), or ``"process"``, growth.
     """
 
     model: str
@@ -240,10 +240,10 @@ def prequential(
         record.answers.append(np.bincount(answers[known], minlength=classes).tolist())
         record.seconds.append(spent)
         progress(record)
-    own = getattr(model, "memory_bytes", None)
+    own = getattr(model, "nbytes", None)
     record.memory_source = "process" if own is None else "model"
     grown = record.memory + process.memory_info().rss - memory
-    record.memory = max(int(grown), 0) if own is None else int(own() if callable(own) else own)
+    record.memory = max(int(grown), 0) if own is None else int(own)
     return record
 
 
