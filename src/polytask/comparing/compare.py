@@ -27,6 +27,8 @@ from polytask.version import __version__
 
 Progress = Callable[[int, int, str], None]
 
+_MAX_PAIRED_TASKS = 12  # 66 pairs; the number of fits grows with the square
+
 
 @dataclass(frozen=True)
 class Method:
@@ -43,17 +45,17 @@ class Method:
 
     @property
     def name(self) -> str:
-        how = {
-            "single": "one model per task",
-            "separate": "one model per task",
-            "joint": self.balancer if self.balancer != "sum" else "equal weights",
-        }[self.sharing]
+        shared = {None: "one shared model", "sum": "equal weights"}
+        how = "one model per task"
+        if self.sharing == "joint":
+            how = shared.get(self.balancer) or str(self.balancer)
         step = self.settings.get("step", "plain")
         return f"{self.learner} · {how}" + (f" · {step}" if step != "plain" else "")
 
     @property
     def balancer(self) -> str | None:
-        return str(self.settings.get("balancer", "sum")) if self.sharing == "joint" else None
+        """How task losses are weighed; None where nothing is shared, or not by gradients."""
+        return self.settings.get("balancer") if self.sharing == "joint" else None
 
     def groups(self, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Which tasks each fit holds."""
@@ -65,15 +67,15 @@ class Plan:
     """What is compared with what, and with what budget.
 
     Attributes:
-        learners: neural learners; each is fitted task by task and jointly with equal weights. The
-            first one's task-by-task row is the reference.
-        balancers: beside equal weights, with the first learner.
+        learners: learners that share; each is fitted task by task and jointly, the neural ones
+            with equal weights. The first one's task-by-task row is the reference.
+        balancers: beside equal weights, with the first learner if it is neural.
         steps: beside plain ones, with the first learner, for equal weights and every balancer.
         rivals: learners fitted task by task only (what a user would pick instead).
         seeds: at least 3 for an interval that means something.
         settings: dotted overrides given to every neural learner alike, over ``budget(suite)``.
         tuning: dotted setting -> values; every method chooses its own on validation (first seed).
-        transfer: fit every pair of tasks with the first learner.
+        transfer: fit every pair of tasks with the first learner; None: if they are not too many.
     """
 
     learners: tuple[str, ...] = ("mlp", "ple")
@@ -83,13 +85,16 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    transfer: bool = True
+    transfer: bool | None = None
 
     def methods(self) -> list[Method]:
         """All rows, the reference first."""
         rows = []
         plain = {**self.settings, "balancer": "sum", "step": "plain"}
         for i, learner in enumerate(dict.fromkeys(self.learners)):
+            if not is_neural(learner):
+                rows += [Method(learner, "single"), Method(learner, "joint")]
+                continue
             rows.append(Method(learner, "single", plain))
             steps = dict.fromkeys(("plain", *self.steps))
             balancers = dict.fromkeys(("sum", *self.balancers))
@@ -135,14 +140,14 @@ def compare(
     board = _Board(suite, plan, jobs, progress)
     chosen = _tune(board, methods)
     board.need([r for m in methods for r in _runs(m, chosen, suite, plan)])
-    pairs = _pairs(suite, plan) if plan.transfer else []
-    probe = _probe(suite, plan)
+    pairs = _pairs(suite, plan)
+    probe = _probe(suite, methods[0], plan) if is_neural(methods[0].learner) else None
     first = methods[0]
     pair_settings = chosen[first.name, suite.task_names[:1]]
     pair_runs = [
         Run(first.learner, pair_settings, pair, seed) for pair in pairs for seed in plan.seeds
     ]
-    board.need([*pair_runs, probe])
+    board.need(pair_runs + ([probe] if probe else []))
     board.run()
     return Report(_report(board, methods, chosen, pairs, probe, time.perf_counter() - started))
 
@@ -156,11 +161,11 @@ def _check(plan: Plan, methods: Sequence[Method], suite: Suite) -> None:
     if len(suite.tasks) < 2:
         raise InputError("a comparison needs at least two target columns: sharing needs company")
     for learner in plan.learners:
-        if not is_neural(learner):
+        if not getattr(load_system(learner), "shares", False):
             raise InputError(f"{learner} does not share a model; name it among the rivals")
     for method in methods:
         for group in method.groups(suite.task_names):
-            for point in _grid(plan) if method.sharing != "separate" else [{}]:
+            for point in _grid(plan) if is_neural(method.learner) else [{}]:
                 if reason := check(Run(method.learner, {**method.settings, **point}, group), suite):
                     raise InputError(f"method {method.name!r}: {reason}")
 
@@ -232,7 +237,7 @@ def _tune(board: _Board, methods: list[Method]) -> _Chosen:
     chosen: _Chosen = {}
     trials: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
     for method in methods:
-        tuned = method.sharing != "separate"
+        tuned = is_neural(method.learner)
         for group in method.groups(board.suite.task_names):
             options = [{**method.settings, **point} for point in grid] if tuned else []
             runs = [Run(method.learner, o, group, board.plan.seeds[0]) for o in options]
@@ -283,14 +288,15 @@ def _runs(method: Method, chosen: _Chosen, suite: Suite, plan: Plan) -> list[Run
 
 
 def _pairs(suite: Suite, plan: Plan) -> list[tuple[str, ...]]:
-    if len(suite.task_names) == 2:  # the joint model is the pair
+    names = suite.task_names
+    many = len(names) > _MAX_PAIRED_TASKS and plan.transfer is None
+    if plan.transfer is False or many or len(names) == 2:  # of two, the joint model is the pair
         return []
-    return list(itertools.combinations(suite.task_names, 2))
+    return list(itertools.combinations(names, 2))
 
 
-def _probe(suite: Suite, plan: Plan) -> Run:
+def _probe(suite: Suite, first: Method, plan: Plan) -> Run:
     """One more equal-weight fit that measures all task gradients now and then; it is not timed."""
-    first = plan.methods()[0]
     settings = {**first.settings, "training.probe": 10}
     return Run(first.learner, settings, suite.task_names, plan.seeds[0])
 
@@ -303,7 +309,7 @@ def _report(
     methods: list[Method],
     chosen: _Chosen,
     pairs: list[tuple[str, ...]],
-    probe: Run,
+    probe: Run | None,
     seconds: float,
 ) -> dict[str, Any]:
     suite, plan = board.suite, board.plan
@@ -540,10 +546,10 @@ def _transfer(
     }
 
 
-def _conflict(board: _Board, probe: Run) -> dict[str, Any] | None:
+def _conflict(board: _Board, probe: Run | None) -> dict[str, Any] | None:
     """Cosines between task gradients and how often they are negative, over the probed fit."""
-    history = [r for r in board[probe]["history"] if r.get("cosine")]
-    if not history:
+    history = [r for r in board[probe]["history"] if r.get("cosine")] if probe else []
+    if probe is None or not history:
         return None
     size = len(board.suite.task_names)
 
