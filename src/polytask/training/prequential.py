@@ -196,7 +196,8 @@ def prequential(
             row numbers. They may differ, so that labels come out of order.
         window: rows of a window, and of one call of the model where it takes many rows.
         limit: judge the first rows only.
-        resume: the record of the first rows, with the model as it was at its end.
+        resume: the record of the first rows, to be continued (in place), with the model as it was
+            at its end.
         name: of the model in the record; its class by default.
         progress: called with the record after every window.
 
