@@ -555,19 +555,6 @@ def has_room(forest):
 
 
 @njit
-def _learn_rows(forest, rules, X, y, weights, start):
-    """Train on rows from ``start`` on; returns the row at which room ran short, or len(X)."""
-    scores = np.empty(forest.votes.shape[2])
-    for i in range(start, len(X)):
-        if not has_room(forest):
-            return i
-        for tree in range(weights.shape[1]):
-            if weights[i, tree] > 0:
-                learn(forest, rules, tree, X[i], y[i], weights[i, tree], scores)
-    return len(X)
-
-
-@njit
 def _probability_rows(forest, rules, X, out):
     for i in range(len(X)):
         for tree in range(len(forest.roots)):
@@ -576,17 +563,23 @@ def _probability_rows(forest, rules, X, out):
 
 
 @njit
-def _test_then_train(forest, rules, X, X_learn, y, labels, start):
-    scores = np.empty(forest.votes.shape[2])
-    for i in range(start, max(len(X), len(X_learn))):
+def _pass(forest, rules, X, X_learn, y, weights, labels, start):
+    """From row ``start`` on: the first tree's label of X[i], then learn (X_learn[i], y[i]).
+
+    Returns the row at which room ran short, or the number of rows.
+    """
+    scores, end = np.empty(forest.votes.shape[2]), max(len(X), len(X_learn))
+    for i in range(start, end):
         if i < len(X_learn) and not has_room(forest):
             return i
         if i < len(X):
             leaf = find_leaf(forest, 0, X[i], 0.0)
             labels[i] = probabilities(forest, rules, leaf, X[i], scores)
         if i < len(X_learn):
-            learn(forest, rules, 0, X_learn[i], y[i], 1.0, scores)
-    return max(len(X), len(X_learn))
+            for tree in range(weights.shape[1]):
+                if weights[i, tree] > 0:
+                    learn(forest, rules, tree, X_learn[i], y[i], weights[i, tree], scores)
+    return end
 
 
 # -- the pool --------------------------------------------------------------------------------------
@@ -649,17 +642,20 @@ class TreePool:
 
     def learn(self, X: NDArray, y: NDArray, weights: NDArray | None = None) -> None:
         """Train on rows ``[n, F]`` with classes ``[n]``; weights ``[n, E]``, 0 leaves a tree out."""
-        if weights is None:
-            weights = np.ones((len(X), self.trees))
-        done = 0
-        while (done := _learn_rows(self.forest, self.rules, X, y, weights, done)) < len(X):
-            self.make_room()
+        self.test_then_train(X[:0], X, y, weights)
 
-    def test_then_train(self, X: NDArray, X_learn: NDArray, y: NDArray) -> NDArray:
-        """First tree: for each i label X[i], then learn (X_learn[i], y[i]), where they are there."""
+    def test_then_train(
+        self, X: NDArray, X_learn: NDArray, y: NDArray, weights: NDArray | None = None
+    ) -> NDArray:
+        """For each i: the first tree's label of X[i], then learn (X_learn[i], y[i]); ``[n]``.
+
+        There may be fewer rows of either. ``weights`` as in ``learn``.
+        """
+        if weights is None:
+            weights = np.ones((len(X_learn), self.trees))
         labels, done, end = np.empty(len(X), np.int64), 0, max(len(X), len(X_learn))
         while done < end:
-            done = _test_then_train(self.forest, self.rules, X, X_learn, y, labels, done)
+            done = _pass(self.forest, self.rules, X, X_learn, y, weights, labels, done)
             if done < end:
                 self.make_room()
         return labels

@@ -287,17 +287,17 @@ class StreamLearner(FittedMixin):
 
     def predict_one(self, x: Mapping[Any, Any]) -> Any:
         """The label of one instance; None before anything is known."""
-        if self.schema_ is None or not self.schema_.classes:
+        if (schema := self._told(x)) is None:
             return None
-        row = self.schema_.row(x, grow=False)[None]
-        return self.schema_.classes[self._pass(row, row[:0], _NO_LABELS)[0]]
+        row = schema.row(x, grow=False)[None]
+        return schema.classes[self._pass(row, row[:0], _NO_LABELS)[0]]
 
     def predict_proba_one(self, x: Mapping[Any, Any]) -> dict[Any, float]:
         """The chance of every class known by now."""
-        if self.schema_ is None or not self.schema_.classes:
+        if (schema := self._told(x)) is None:
             return {}
-        chances = self._probabilities(self.schema_.row(x, grow=False)[None])[0]
-        return dict(zip(self.schema_.classes, chances.tolist(), strict=True))
+        chances = self._probabilities(schema.row(x, grow=False)[None])[0]
+        return dict(zip(schema.classes, chances.tolist(), strict=True))
 
     # -- many at once -----------------------------------------------------------------------------
 
@@ -307,18 +307,12 @@ class StreamLearner(FittedMixin):
 
     def predict_many(self, X: Any) -> NDArray:
         """Labels ``[n]``."""
-        schema = self._schema(X)
-        if not schema.classes:
-            raise InputError("no class is known yet; give classes, or learn something first")
-        rows = schema.matrix(X)
+        rows = self._able(X).matrix(X)
         return self._named(self._pass(rows, rows[:0], _NO_LABELS))
 
     def predict_proba_many(self, X: Any) -> NDArray:
         """Chances ``[n, C]`` in the order of ``classes_``."""
-        schema = self._schema(X)
-        if not schema.classes:
-            raise InputError("no class is known yet; give classes, or learn something first")
-        return self._probabilities(schema.matrix(X))
+        return self._probabilities(self._able(X).matrix(X))
 
     def test_then_train(self, X: Any, X_learn: Any, y_learn: Any) -> NDArray:
         """For each i: predict row i of X, then learn row i of X_learn if there is one.
@@ -494,6 +488,18 @@ class StreamLearner(FittedMixin):
         else:
             names = np.asarray(self.schema_.classes)
         return names[codes]
+
+    def _told(self, x: Mapping[Any, Any]) -> Schema | None:
+        """The schema, or None while no class is known."""
+        if self.schema_ is None and self.classes is None:
+            return None
+        schema = self._schema(x)
+        return schema if schema.classes else None
+
+    def _able(self, X: Any) -> Schema:
+        if (schema := self._told(X)) is None:
+            raise InputError("no class is known yet; give classes, or learn something first")
+        return schema
 
     def _schema(self, X: Any) -> Schema:
         """The schema; at the first instances it is made of the settings and of what is there."""

@@ -41,6 +41,7 @@ def forward(net, units, dropout):
     dropout: the chance that a hidden unit is silenced; the others are scaled up.
     """
     layers = len(net.sizes) - 1
+    live = np.empty(len(units), np.int64)
     w, u = 0, 0
     for k in range(layers):
         inputs, outputs = net.sizes[k], net.sizes[k + 1]
@@ -49,12 +50,21 @@ def forward(net, units, dropout):
         source, target = units[u : u + inputs], units[u + inputs : u + inputs + outputs]
         for j in range(outputs):
             target[j] = bias[j]
+        count = 0
         for i in range(inputs):
-            value = source[i]
-            if value != 0:
-                row = weights[i * outputs : (i + 1) * outputs]
-                for j in range(outputs):
-                    target[j] += value * row[j]
+            live[count] = i
+            count += source[i] != 0
+        for n in range(0, count - count % 4, 4):  # four inputs per pass over the outputs
+            i1, i2, i3, i4 = live[n], live[n + 1], live[n + 2], live[n + 3]
+            r1, r2 = weights[i1 * outputs :], weights[i2 * outputs :]
+            r3, r4 = weights[i3 * outputs :], weights[i4 * outputs :]
+            a, b, c, d = source[i1], source[i2], source[i3], source[i4]
+            for j in range(outputs):
+                target[j] = target[j] + a * r1[j] + b * r2[j] + c * r3[j] + d * r4[j]
+        for n in range(count - count % 4, count):
+            value, row = source[live[n]], weights[live[n] * outputs : (live[n] + 1) * outputs]
+            for j in range(outputs):
+                target[j] += value * row[j]
         if k < layers - 1:
             for j in range(outputs):
                 target[j] = max(target[j], np.float32(0))

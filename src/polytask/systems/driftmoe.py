@@ -32,6 +32,7 @@ Differs from the paper:
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -188,14 +189,15 @@ def _pass(forest, rules, net, notes, options, X, X_learn, y, same, labels, start
     """Label and learn rows from ``start`` on; returns the row at which trees ran short of room."""
     end = max(len(X), len(X_learn))
     asked = np.empty(notes.units.shape[1], np.float32)
-    scores, experts = np.empty(len(notes.seen)), notes.mask.shape[1]
+    chances, experts = np.empty(len(notes.seen)), notes.mask.shape[1]
+    scores = np.empty(forest.votes.shape[2])  # of a tree: two in task mode
     for i in range(start, end):
         if i < len(X_learn) and not has_room(forest):
             return i
         if i < len(X):
             _route(net, notes, options, X[i], asked, 0.0)
             logits = asked[len(asked) - experts :]
-            labels[i] = _chances(forest, rules, options, X[i], logits, scores)
+            labels[i] = _chances(forest, rules, options, X[i], logits, chances)
         if i < len(X_learn):
             units = notes.units[notes.filled[0]]
             if same and options.dropout == 0:
@@ -234,6 +236,7 @@ class DriftMoE(StreamLearner):
         class_weighted: the router's loss weighs rare classes up.
         routing: ``"random"`` picks experts by chance and never updates the router: a yardstick.
         tree: how the experts grow; memory is bounded with ``tree.max_leaves``.
+        pool: trees of another library (``parts.foreign_trees``) instead; slow, and not saved.
     """
 
     mode: Literal["data", "task"] = "data"
@@ -249,6 +252,7 @@ class DriftMoE(StreamLearner):
     class_weighted: bool = False
     routing: Literal["learned", "random"] = "learned"
     tree: TreeSettings = field(default_factory=lambda: TreeSettings(grace=50))
+    pool: object | None = None
 
     id: ClassVar[str] = "driftmoe"
 
@@ -259,7 +263,7 @@ class DriftMoE(StreamLearner):
         batch = self.batch or (1 if task else 256)
         sizes = (width, *self.hidden, experts)
         self.net_: Net = new_net(sizes, self.lr, self.seed)
-        self.pool_ = TreePool(experts, schema.values, 2 if task else classes, self.tree, self.seed)
+        self.pool_ = self._pool(experts, schema, 2 if task else classes)
         self.notes_ = Notes(
             units=np.zeros((batch, sum(sizes)), np.float32),
             mask=np.zeros((batch, experts), np.float32),
@@ -280,8 +284,19 @@ class DriftMoE(StreamLearner):
             random=self.routing == "random",
         )
 
+    def _pool(self, trees: int, schema: Schema, classes: int) -> Any:
+        if self.pool is None:
+            return TreePool(trees, schema.values, classes, self.tree, self.seed)
+        if not schema.closed:
+            raise InputError("trees of another library cannot grow new classes; give classes")
+        pool: Any = copy.copy(self.pool)
+        pool.begin(trees, schema.values, classes)
+        return pool
+
     def _check(self) -> None:
         self.tree.check()
+        if self.mode == "data" and self.combine == "expert":
+            raise InputError("combine 'expert' is for mode 'task'; in mode 'data' experts answer")
         if not 1 <= self.top <= self.experts:
             raise InputError(
                 f"top is {self.top!r}; it must lie between 1 and experts, {self.experts!r}"
@@ -311,9 +326,13 @@ class DriftMoE(StreamLearner):
         self.notes_ = notes
 
     def _add_values(self, values: NDArray) -> None:
+        if self.pool is not None:
+            raise InputError("trees of another library cannot grow new values; give them in nominal")
         self.pool_.add_values(values)
 
     def _pass(self, X: NDArray, X_learn: NDArray, y: NDArray) -> NDArray:
+        if self.pool is not None:
+            return self._pass_outside(X, X_learn, y)
         labels, done, end = np.empty(len(X), np.int64), 0, max(len(X), len(X_learn))
         same, pool = X is X_learn, self.pool_
         while done < end:
@@ -330,10 +349,49 @@ class DriftMoE(StreamLearner):
         """The router's logits ``[n, E]`` and the class chances ``[n, C]``."""
         logits = np.empty((len(X), self.pool_.trees), np.float32)
         out = np.empty((len(X), len(self.notes_.seen)))
-        pool = self.pool_
-        model = (pool.forest, pool.rules, self.net_, self.notes_, self.options_)
-        _chance_rows(*model, X, logits, out)
-        return logits, out
+        router = (self.net_, self.notes_, self.options_)
+        if self.pool is None:
+            _chance_rows(self.pool_.forest, self.pool_.rules, *router, X, logits, out)
+            return logits, out
+        units = np.empty(self.notes_.units.shape[1], np.float32)
+        for x, row in zip(X, logits, strict=True):
+            _route(*router, x, units, 0.0)
+            row[:] = units[-len(row) :]
+        answers = self.pool_.predict_proba(X)
+        if self.mode == "data":
+            return logits, answers[np.arange(len(X)), logits.argmax(axis=1)]
+        shares = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        shares *= answers[:, :, 1] if self.combine == "expert" else 1
+        return logits, shares / shares.sum(axis=1, keepdims=True)
+
+    def _pass_outside(self, X: NDArray, X_learn: NDArray, y: NDArray) -> NDArray:
+        """``_pass`` with trees of another library."""
+        labels = np.empty(len(X), np.int64)
+        net, notes, options, pool = self.net_, self.notes_, self.options_, self.pool_
+        for i in range(max(len(X), len(X_learn))):
+            if i < len(X):
+                labels[i] = self._ask(X[i : i + 1])[1][0].argmax()
+            if i >= len(X_learn):
+                continue
+            x, at = X_learn[i : i + 1], notes.filled[0]
+            mask, units = notes.mask[at], notes.units[at]
+            _route(net, notes, options, x[0], units, options.dropout)
+            ranking = np.argsort(-units[-len(mask) :], kind="stable")
+            notes.chosen[ranking[0]] += 1
+            if options.per_class:
+                mask[:] = np.arange(len(mask)) == y[i]
+                for c, only in enumerate(np.eye(len(mask))):
+                    pool.learn(x, mask[c : c + 1].astype(np.int64), only[None])
+            else:
+                answers = pool.predict_proba(x)[0]
+                mask[:] = answers.argmax(axis=1) == y[i]
+                notes.right[0] += mask.any()
+                if not mask.any():
+                    mask[answers[:, y[i]].argmax()] = 1
+                taught = np.isin(np.arange(len(mask)), ranking[: self.top])
+                pool.learn(x, y[i : i + 1], taught[None].astype(np.float64))
+            _note(net, notes, options, x[0], y[i])
+        return labels
 
     def route_many(self, X: Any) -> NDArray:
         """The router's shares ``[n, E]``: softmax of its logits over the temperature."""
@@ -351,6 +409,8 @@ class DriftMoE(StreamLearner):
         return {"shares": (self.notes_.chosen / learned).tolist(), "oracle": oracle}
 
     def _state(self) -> dict[str, NDArray]:
+        if self.pool is not None:
+            raise InputError("trees of another library cannot be saved; leave out pool")
         net = {name: getattr(self.net_, name) for name in _KEPT}
         net["random"] = net["random"].view(np.int64)
         return {
