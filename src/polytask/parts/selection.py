@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -153,11 +154,15 @@ def _basis_pursuit(V: NDArray, w: NDArray) -> NDArray[np.float64]:
 
 
 def _lasso(V: NDArray, w: NDArray, penalty: float) -> NDArray[np.float64]:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import Lasso
 
     # scikit-learn divides the squared error by the number of equations, k.
-    model = Lasso(penalty / len(w), fit_intercept=False, tol=1e-6, max_iter=20_000)
-    return model.fit(V, w).coef_
+    model = Lasso(penalty / len(w), fit_intercept=False, tol=1e-6, max_iter=10_000)
+    with warnings.catch_warnings():
+        # With k < M and a small λ the last digits take long, and no plan is different for them.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(V, w).coef_
 
 
 # -- predicted errors ----------------------------------------------------------------------------
@@ -344,6 +349,20 @@ class SourcePlan:
             "expect little of them, or add sources nearer to it"
         )
 
+    @property
+    def sentence(self) -> str:
+        """The plan in one sentence."""
+        total = sum(self.counts.values())
+        most = sorted((s for s in self.shares if s.relevance), key=lambda s: -s.labels)
+        used = [s for s in most if s.labels]
+        named = ", ".join(f"{s.source} ({s.labels})" for s in used[:3])
+        if self.rule == "uniform" or not used:
+            return f"{self.target!r} gets equal shares of its {len(self.shares)} sources: {total}"
+        return (
+            f"{self.target!r} is made up of {len(used)} of its {len(self.shares)} sources; most of "
+            f"its {total} labels are bought from {named}"
+        )
+
     def apply(self, data: Data, seed: int = 0) -> Data:
         """The suite or encoded rows with the labels of this plan, the target's all kept."""
         return keep_labels(data, self.counts, seed)
@@ -358,7 +377,7 @@ class SourcePlan:
             )
         total = sum(self.counts.values())
         lines.append(f"{'all':{width}} {'':9} {total:>7} {self.cost:>9.6g}  for {self.target!r}")
-        if np.isfinite(self.predicted):
+        if np.isfinite(self.predicted / self.equal):
             lines.append(
                 f"predicted error: {self.predicted / self.equal:.2f} of that of equal shares; "
                 f"outside of the sources' span: {self.residual:.0%}"
@@ -430,16 +449,20 @@ def plan_sources(
             W[:, open_], w, norm, penalty, price[groups][open_], max_sources, groups[open_]
         ).reshape(int(open_.sum()), -1)
         gap = np.linalg.norm(W @ nu - w.reshape(len(w), -1)) / (np.linalg.norm(w) or 1.0)
-        return nu, float(gap)
+        return nu, float(gap) if w.any() else float("nan")
 
     nu, residual = solved(np.zeros(len(names), bool))
     if fee.any() and rule != "uniform":
-        nu, residual = _worth_opening(nu, residual, solved, groups, budget, price, fee)
+        nu, residual = _worth_opening(nu, residual, solved, groups, budget, price, fee, low > 0)
     strength = _by_source(nu, groups)
     shared = np.zeros(len(names)) if rule == "uniform" else strength
     counts = allocate(shared, budget, power, low, price, fee, top)
-    even = allocate(np.zeros(len(names)), budget, 1, low, price, None, top)
-    reachable = W @ nu
+    reachable, predicted, equal = W @ nu, float("nan"), float("nan")
+    if strength.any():
+        predicted = predicted_error(W, reachable, counts[groups])
+        if budget - fee.sum() >= price @ low:
+            even = allocate(np.zeros(len(names)), budget, 1, low, price, fee, top)
+            equal = predicted_error(W, reachable, even[groups])
     shares = tuple(
         Share(
             name,
@@ -451,16 +474,7 @@ def plan_sources(
         )
         for t, name in enumerate(names)
     )
-    known = bool(strength.any())
-    return SourcePlan(
-        target,
-        rule,
-        shares,
-        target_labels,
-        residual,
-        predicted_error(W, reachable, counts[groups]) if known else float("nan"),
-        predicted_error(W, reachable, even[groups]) if known else float("nan"),
-    )
+    return SourcePlan(target, rule, shares, target_labels, residual, predicted, equal)
 
 
 def _worth_opening(
@@ -471,18 +485,22 @@ def _worth_opening(
     budget: float,
     price: NDArray,
     fee: NDArray,
+    open_anyway: NDArray[np.bool_],
 ) -> tuple[NDArray, float]:
-    """Greedy drop: close sources whose fee buys more as labels of the others."""
+    """Greedy drop: close sources whose fee buys more as labels of the others.
+
+    Sources with a floor are open anyway; nothing is saved by dropping them.
+    """
 
     def value(nu: NDArray) -> float:
         strength = np.abs(_by_source(nu, groups))
-        money = budget - fee[strength > 0].sum()
+        money = budget - fee[(strength > 0) | open_anyway].sum()
         return float((np.sqrt(price) @ strength) ** 2 / money) if money > 0 else np.inf
 
     closed = np.zeros(len(fee), bool)
     while True:
         trials = []
-        for t in np.flatnonzero((_by_source(nu, groups) != 0) & (fee > 0)):
+        for t in np.flatnonzero((_by_source(nu, groups) != 0) & (fee > 0) & ~open_anyway):
             without = closed | (np.arange(len(fee)) == t)
             if without.all():
                 continue
