@@ -75,7 +75,7 @@ def _logistic(kind: Classification, features: NDArray, y: NDArray, ridge: float)
     weight = np.zeros((features.shape[1], kind.outputs))
     if len(seen) < 2:
         return FrozenHead(weight, chance if kind.outputs > 1 else chance[1:] - chance[:1])
-    model = LogisticRegression(C=1 / ridge, max_iter=1000).fit(features, y)
+    model = LogisticRegression(C=1 / ridge, solver="newton-cholesky").fit(features, y)
     slopes, constants = model.coef_.T, model.intercept_
     if kind.outputs == 1:
         return FrozenHead(slopes, constants)

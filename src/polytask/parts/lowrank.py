@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import solve
+from scipy.sparse.linalg import LinearOperator, cg
 
 from polytask.errors import InputError
 
@@ -27,7 +27,7 @@ def low_rank(
     ridge: float = 0.0,
     weights: ArrayLike | None = None,
     iterations: int = 200,
-    tolerance: float = 1e-7,
+    tolerance: float = 1e-6,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit B and W of several linear regressions without intercepts.
 
@@ -59,7 +59,7 @@ def low_rank(
     W = heads_given(B, gram, cross)
     before = np.inf
     for _ in range(iterations):
-        B, _ = np.linalg.qr(_basis_given(W, gram, cross))
+        B, _ = np.linalg.qr(_basis_given(B, W, gram, cross))
         W = heads_given(B, gram, cross)
         # With the best W the loss is what of ||y||² the heads do not explain.
         loss = square - float((W * (B.T @ cross)).sum())
@@ -74,15 +74,19 @@ def heads_given(B: NDArray, gram: NDArray, cross: NDArray) -> NDArray[np.float64
     return np.linalg.solve(B.T @ gram @ B, (B.T @ cross).T[:, :, None])[:, :, 0].T
 
 
-def _basis_given(W: NDArray, gram: NDArray, cross: NDArray) -> NDArray[np.float64]:
-    """The best B ``[d, k]`` for a W: (Σ_t G_t ⊗ w_t w_tᵀ) vec(B) = vec(Σ_t c_t w_tᵀ)."""
-    tasks, d, _ = gram.shape
-    k = len(W)
-    outer = (W[:, None] * W[None]).reshape(k * k, tasks)
-    system = (outer @ gram.reshape(tasks, d * d)).reshape(k, k, d, d).transpose(2, 0, 3, 1)
-    matrix = system.reshape(d * k, d * k)
-    matrix[np.diag_indices(d * k)] += 1e-12 * np.trace(matrix) / (d * k)
-    return solve(matrix, (cross @ W.T).reshape(-1), assume_a="pos").reshape(d, k)
+def _basis_given(B: NDArray, W: NDArray, gram: NDArray, cross: NDArray) -> NDArray[np.float64]:
+    """A better B ``[d, k]`` for a W: Σ_t G_t B w_t w_tᵀ = Σ_t c_t w_tᵀ, by conjugate gradients.
+
+    They start from the B at hand, so a few of their steps suffice and none makes it worse.
+    """
+
+    def product(flat: NDArray) -> NDArray:
+        coefficients = flat.reshape(B.shape) @ W
+        return ((gram @ coefficients.T[:, :, None])[:, :, 0].T @ W.T).reshape(-1)
+
+    operator = LinearOperator((B.size, B.size), matvec=product, dtype=B.dtype)
+    found, _ = cg(operator, (cross @ W.T).reshape(-1), B.reshape(-1), rtol=1e-8, maxiter=30)
+    return found.reshape(B.shape)
 
 
 def _spectral_start(
