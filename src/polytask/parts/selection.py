@@ -456,6 +456,8 @@ def plan_sources(
         nu, residual = _worth_opening(nu, residual, solved, groups, budget, price, fee, low > 0)
     strength = _by_source(nu, groups)
     shared = np.zeros(len(names)) if rule == "uniform" else strength
+    if max_sources is not None and shared.any():
+        top = np.where(shared != 0, top, low)  # nothing goes to the others, whatever is left
     counts = allocate(shared, budget, power, low, price, fee, top)
     reachable, predicted, equal = W @ nu, float("nan"), float("nan")
     if strength.any():
