@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ft_transformer": {"width": 8, "blocks": 1, "heads": 2, "ff": 8},
     "multitab": {"width": 8, "ff": 8, "heads": 2, "head": (8,)},
     "flat_mtl": {"hidden": (16,)},
+    "r_mtgb": {"n1": 4, "n2": 4, "n3": 4},
     "lightgbm": {"rounds": 5},
     "xgboost": {"rounds": 5},
 }
@@ -38,7 +39,10 @@ EXCEPTIONS = {
     ("xgboost", "another seed, another result"): "it draws nothing: no rows or columns are sampled",
 }
 # Learner that cannot have the whole mixed suite -> the tasks it can, and why.
-FEWER_TASKS = {"xgboost": (("price", "rent"), "vector leaves need tasks of one kind")}
+FEWER_TASKS = {
+    "xgboost": (("price", "rent"), "vector leaves need tasks of one kind"),
+    "r_mtgb": (("price", "rent"), "tasks share trees and so need one kind"),
+}
 
 
 def test_every_learner_has_small_settings() -> None:

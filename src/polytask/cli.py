@@ -14,6 +14,7 @@ from typing import Any
 from polytask.errors import InputError, nearest
 
 _DEMO_ROWS = 20_000
+_SHOWN_TASKS = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _suite_arguments(compare)
     compare.add_argument("--rows", type=int, help="flights: this many rows, evenly over the year")
     compare.add_argument("--full", action="store_true", help="flights: all 336,776 rows")
-    compare.add_argument("--learners", help="neural learners, comma-separated")
+    compare.add_argument("--learners", help="learners that share, comma-separated")
     compare.add_argument("--balancers", help="balancers beside equal weights; '' for none")
     compare.add_argument("--steps", help="steps beside plain ones, such as flat(rho=0.5)")
     compare.add_argument("--rivals", help="learners fitted task by task; '' for none")
@@ -112,6 +113,7 @@ def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
     parser.add_argument("--targets", help="target columns, comma-separated")
     parser.add_argument("--split", help="random[:SEED], time:COLUMN, group:COLUMN, column:COLUMN")
     parser.add_argument("--exclude", help="columns that are not inputs, comma-separated")
+    parser.add_argument("--by", help="a column whose every value is a task of its own")
     parser.add_argument("--kinds", help="YAML file with targets, kinds, inputs, split, exclude")
 
 
@@ -156,7 +158,7 @@ def _plan(arguments: argparse.Namespace) -> Any:
             raise InputError(f"--seeds takes whole numbers, not {arguments.seeds!r}") from None
     given["tuning"] = dict(_tuning(text) for text in arguments.tune or ())
     given["settings"] = dict(assignment(text) for text in arguments.overrides)
-    given["transfer"] = not arguments.no_transfer
+    given["transfer"] = False if arguments.no_transfer else None
     return Plan(**given)
 
 
@@ -323,6 +325,7 @@ _SUITE_KEYS: dict[str, tuple[Any, ...]] = {
     "split": (str,),
     "exclude": (list, dict),
     "inputs": (dict,),
+    "by": (str,),
     "name": (str,),
     "about": (str,),
     "notes": (list,),
@@ -339,7 +342,7 @@ def open_suite(arguments: argparse.Namespace) -> Any:
 
         full = getattr(arguments, "full", True)
         rows = getattr(arguments, "rows", None) or (None if full else _DEMO_ROWS)
-        return flights(rows).suite()
+        return flights(rows).suite(*_names(arguments.targets or ""), by=arguments.by)
     described: dict[str, Any] = {}
     for path in (name if name.endswith((".yaml", ".yml")) else None, arguments.kinds):
         if path:
@@ -356,6 +359,8 @@ def open_suite(arguments: argparse.Namespace) -> Any:
         described["split"] = arguments.split
     if arguments.exclude:
         described["exclude"] = _names(arguments.exclude)
+    if arguments.by:
+        described["by"] = arguments.by
     return Suite.from_table(described.pop("data"), described.pop("targets"), **described)
 
 
@@ -380,10 +385,12 @@ def _show_suite(suite: Any) -> None:
     about = suite.describe()
     rows = ", ".join(f"{n:,} {s}" for s, n in about["rows"].items())
     print(f"{about['name']}: {rows} rows ({about['split']}), {about['inputs']} input columns")
-    for task in about["tasks"]:
+    for task in about["tasks"][:_SHOWN_TASKS]:
         unit = f" in {task['unit']}" if task["unit"] else ""
         classes = f" of {', '.join(task['classes'][:6])}" if task["classes"] else ""
         print(f"  {task['name']}: {task['kind']}{unit}{classes}, judged by {task['metric']}")
+    if len(about["tasks"]) > _SHOWN_TASKS:
+        print(f"  and {len(about['tasks']) - _SHOWN_TASKS} more tasks")
     for note in about["notes"]:
         print(f"  note: {note}")
 

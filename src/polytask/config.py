@@ -135,7 +135,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     for f in dataclasses.fields(config):
         if f.init:
             value = getattr(config, f.name)
-            out[f.name] = to_dict(value) if dataclasses.is_dataclass(value) else _plain(value)
+            nested = dataclasses.is_dataclass(value) and type(value).__str__ is object.__str__
+            out[f.name] = to_dict(value) if nested else _plain(value)
     return out
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from polytask.data import Batch, JointRows, Mixture, TaskBatches
+from polytask.data import Batch, JointRows, Mixture, TaskBatches, as_mixture
 from polytask.data.mixtures import Draw
+from polytask.errors import InputError
 
 
 def batch(rows: int, **labelled: int) -> Batch:
@@ -75,3 +76,34 @@ def test_a_task_sees_all_its_rows_before_any_twice() -> None:
     rows = torch.cat([d.rows for d in plan(TaskBatches(0.0), data, 4) if d.tasks == ("b",)])
     assert len(rows) >= 32, "the plan is too short for this test"
     assert len(rows[:32].unique()) == 32
+
+
+def test_weights_take_the_place_of_counts() -> None:
+    data = batch(400, a=400, b=400, c=400, d=0)
+    draws = plan(TaskBatches(weights={"a": 3.0, "b": 1.0, "d": 9.0}), data, 4)
+    names = [d.tasks[0] for d in draws if d.tasks]
+    assert set(names) == {"a", "b"}  # c has no weight, d no label
+    assert 0.65 < names.count("a") / len(names) < 0.85
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"x": 1.0}, "unknown task 'x'"),
+        ({"a": -1.0}, "'a' is -1.0"),
+        ({"a": float("nan")}, "'a' is nan"),
+        ({"a": 0.0}, "all 0"),
+    ],
+)
+def test_wrong_weights_are_refused(weights: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        TaskBatches(weights=weights).check(["a", "b"])
+
+
+def test_mixtures_are_read_from_text() -> None:
+    assert as_mixture("joint") == JointRows()
+    assert as_mixture("tasks(temperature=0.5)") == TaskBatches(0.5)
+    weighted = TaskBatches(weights={"a": 2.0})
+    assert as_mixture(str(weighted)) == weighted and as_mixture(weighted) is weighted
+    with pytest.raises(InputError, match="mixture 'taks' is not known"):
+        as_mixture("taks")

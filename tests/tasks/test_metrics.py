@@ -82,3 +82,14 @@ def test_better_is_higher(name: str) -> None:
 def test_better_is_lower(name: str) -> None:
     metric = getattr(metrics, name)
     assert not metric.higher_is_better and metric.sign == -1
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+@pytest.mark.parametrize("rows", [5, 300])
+def test_area_under_the_curve_is_scikit_learns_ties_included(rows: int, classes: int) -> None:
+    rng = np.random.default_rng(rows + classes)
+    target = rng.permutation(np.arange(rows) % classes)
+    chances = rng.dirichlet(np.ones(classes), rows).round(2)
+    curves = [1] if classes == 2 else [c for c in range(classes) if 0 < (target == c).sum() < rows]
+    slow = np.mean([reference.roc_auc_score(target == c, chances[:, c]) for c in curves])
+    assert metrics.auroc(target, chances) == pytest.approx(slow, abs=1e-12)

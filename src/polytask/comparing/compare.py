@@ -23,9 +23,13 @@ from polytask.comparing.report import Report, gain, interval, undefined_gain
 from polytask.comparing.runs import Run, cached, check, execute
 from polytask.data import Suite
 from polytask.errors import InputError
+from polytask.tasks import Task
 from polytask.version import __version__
 
 Progress = Callable[[int, int, str], None]
+
+_MAX_PAIRED_TASKS = 12  # 66 pairs; the number of fits grows with the square
+_MAX_PROBED_TASKS = 40  # each probe takes a backward pass per task
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,17 @@ class Method:
 
     @property
     def name(self) -> str:
-        how = {
-            "single": "one model per task",
-            "separate": "one model per task",
-            "joint": self.balancer if self.balancer != "sum" else "equal weights",
-        }[self.sharing]
+        shared = {None: "one shared model", "sum": "equal weights"}
+        how = "one model per task"
+        if self.sharing == "joint":
+            how = shared.get(self.balancer) or str(self.balancer)
         step = self.settings.get("step", "plain")
         return f"{self.learner} · {how}" + (f" · {step}" if step != "plain" else "")
 
     @property
     def balancer(self) -> str | None:
-        return str(self.settings.get("balancer", "sum")) if self.sharing == "joint" else None
+        """How task losses are weighed; None where nothing is shared, or not by gradients."""
+        return self.settings.get("balancer") if self.sharing == "joint" else None
 
     def groups(self, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Which tasks each fit holds."""
@@ -65,15 +69,15 @@ class Plan:
     """What is compared with what, and with what budget.
 
     Attributes:
-        learners: neural learners; each is fitted task by task and jointly with equal weights. The
-            first one's task-by-task row is the reference.
-        balancers: beside equal weights, with the first learner.
+        learners: learners that share; each is fitted task by task and jointly, the neural ones
+            with equal weights. The first one's task-by-task row is the reference.
+        balancers: beside equal weights, with the first learner if it is neural.
         steps: beside plain ones, with the first learner, for equal weights and every balancer.
         rivals: learners fitted task by task only (what a user would pick instead).
         seeds: at least 3 for an interval that means something.
         settings: dotted overrides given to every neural learner alike, over ``budget(suite)``.
         tuning: dotted setting -> values; every method chooses its own on validation (first seed).
-        transfer: fit every pair of tasks with the first learner.
+        transfer: fit every pair of tasks with the first learner; None: if they are not too many.
     """
 
     learners: tuple[str, ...] = ("mlp", "ple")
@@ -83,13 +87,16 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    transfer: bool = True
+    transfer: bool | None = None
 
     def methods(self) -> list[Method]:
         """All rows, the reference first."""
         rows = []
         plain = {**self.settings, "balancer": "sum", "step": "plain"}
         for i, learner in enumerate(dict.fromkeys(self.learners)):
+            if not is_neural(learner):
+                rows += [Method(learner, "single"), Method(learner, "joint")]
+                continue
             rows.append(Method(learner, "single", plain))
             steps = dict.fromkeys(("plain", *self.steps))
             balancers = dict.fromkeys(("sum", *self.balancers))
@@ -135,14 +142,14 @@ def compare(
     board = _Board(suite, plan, jobs, progress)
     chosen = _tune(board, methods)
     board.need([r for m in methods for r in _runs(m, chosen, suite, plan)])
-    pairs = _pairs(suite, plan) if plan.transfer else []
-    probe = _probe(suite, plan)
+    pairs = _pairs(suite, plan)
+    probe = _probe(suite, methods[0], plan)
     first = methods[0]
     pair_settings = chosen[first.name, suite.task_names[:1]]
     pair_runs = [
         Run(first.learner, pair_settings, pair, seed) for pair in pairs for seed in plan.seeds
     ]
-    board.need([*pair_runs, probe])
+    board.need(pair_runs + ([probe] if probe else []))
     board.run()
     return Report(_report(board, methods, chosen, pairs, probe, time.perf_counter() - started))
 
@@ -156,11 +163,11 @@ def _check(plan: Plan, methods: Sequence[Method], suite: Suite) -> None:
     if len(suite.tasks) < 2:
         raise InputError("a comparison needs at least two target columns: sharing needs company")
     for learner in plan.learners:
-        if not is_neural(learner):
+        if not getattr(load_system(learner), "shares", False):
             raise InputError(f"{learner} does not share a model; name it among the rivals")
     for method in methods:
         for group in method.groups(suite.task_names):
-            for point in _grid(plan) if method.sharing != "separate" else [{}]:
+            for point in _grid(plan) if is_neural(method.learner) else [{}]:
                 if reason := check(Run(method.learner, {**method.settings, **point}, group), suite):
                     raise InputError(f"method {method.name!r}: {reason}")
 
@@ -232,7 +239,7 @@ def _tune(board: _Board, methods: list[Method]) -> _Chosen:
     chosen: _Chosen = {}
     trials: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
     for method in methods:
-        tuned = method.sharing != "separate"
+        tuned = is_neural(method.learner)
         for group in method.groups(board.suite.task_names):
             options = [{**method.settings, **point} for point in grid] if tuned else []
             runs = [Run(method.learner, o, group, board.plan.seeds[0]) for o in options]
@@ -283,14 +290,17 @@ def _runs(method: Method, chosen: _Chosen, suite: Suite, plan: Plan) -> list[Run
 
 
 def _pairs(suite: Suite, plan: Plan) -> list[tuple[str, ...]]:
-    if len(suite.task_names) == 2:  # the joint model is the pair
+    names = suite.task_names
+    many = len(names) > _MAX_PAIRED_TASKS and plan.transfer is None
+    if plan.transfer is False or many or len(names) == 2:  # of two, the joint model is the pair
         return []
-    return list(itertools.combinations(suite.task_names, 2))
+    return list(itertools.combinations(names, 2))
 
 
-def _probe(suite: Suite, plan: Plan) -> Run:
+def _probe(suite: Suite, first: Method, plan: Plan) -> Run | None:
     """One more equal-weight fit that measures all task gradients now and then; it is not timed."""
-    first = plan.methods()[0]
+    if not is_neural(first.learner) or len(suite.tasks) > _MAX_PROBED_TASKS:
+        return None
     settings = {**first.settings, "training.probe": 10}
     return Run(first.learner, settings, suite.task_names, plan.seeds[0])
 
@@ -303,27 +313,25 @@ def _report(
     methods: list[Method],
     chosen: _Chosen,
     pairs: list[tuple[str, ...]],
-    probe: Run,
+    probe: Run | None,
     seconds: float,
 ) -> dict[str, Any]:
     suite, plan = board.suite, board.plan
     about = suite.describe()
     about["metrics"] = {t["name"]: t["metrics"] for t in about["tasks"]}
-    rows = [_row(board, m, chosen) for m in methods]
+    judged, notes = _judged(board, methods[0], chosen)
+    about["notes"] += notes
+    for task in about["tasks"]:
+        task["metric"], task["higher_is_better"] = judged[task["name"]]
+    rows = [_row(board, m, chosen, judged) for m in methods]
     reference = rows[0]
     reference["reference"] = True
-    directions = {task: higher for task, (_, higher) in _directions(suite).items()}
-    for split in ("validation", "test"):
-        for i, _ in enumerate(plan.seeds):
-            base = _primary(reference, suite, split, i)
-            if reason := undefined_gain(base, directions):
-                about["notes"].append(f"Seed {plan.seeds[i]}, {split}: {reason}")
     singles = {m.learner: r for m, r in zip(methods, rows, strict=True) if m.sharing == "single"}
     for row in rows:
-        row["gain"] = _gains(row, reference, suite, plan)
+        row["gain"] = _gains(row, reference, judged, plan)
         own = singles.get(row["learner"])
         joint = row["sharing"] == "joint"
-        row["vs_own_single"] = _gains(row, own, suite, plan) if joint and own else None
+        row["vs_own_single"] = _gains(row, own, judged, plan) if joint and own else None
     return {
         "format": 1,
         "polytask": __version__,
@@ -332,12 +340,59 @@ def _report(
         "settings": _settings(plan, seconds),
         "verdict": _verdict(rows, reference, plan),
         "methods": rows,
-        "transfer": _transfer(board, methods[0], chosen, pairs, rows),
+        "transfer": _transfer(board, methods[0], chosen, pairs, rows, judged),
         "conflict": _conflict(board, probe),
     }
 
 
-def _row(board: _Board, method: Method, chosen: _Chosen) -> dict[str, Any]:
+_Judged = dict[str, tuple[str, bool]]  # task -> metric, whether higher is better
+
+
+def _judged(board: _Board, reference: Method, chosen: _Chosen) -> tuple[_Judged, list[str]]:
+    """The metric that gains are measured on, by task, and notes where it is not the primary one.
+
+    A relative gain over a score near 0 means nothing. Where the reference scores so on one task,
+    all tasks of that kind are judged by their kind's next metric: explained variance gives way to
+    RMSE, which is 0 for perfect answers only. What the other methods score plays no part.
+    """
+    judged, notes = _directions(board.suite), []
+    by_kind: dict[str, list[Task]] = {}
+    for task in board.suite.tasks:
+        by_kind.setdefault(task.kind.name, []).append(task)
+    for kind, tasks in by_kind.items():
+        options = [judged[tasks[0].name]]
+        options += [
+            (m.name, m.higher_is_better) for m in tasks[0].kind.metrics if m.name not in options[0]
+        ]
+        reasons = [_undefined(board, reference, chosen, tasks, *option) for option in options]
+        if reasons[0] is None:
+            continue
+        if None not in reasons:
+            notes.append(reasons[0])
+            continue
+        metric, higher = options[reasons.index(None)]
+        judged |= {task.name: (metric, higher) for task in tasks}
+        notes.append(
+            f"Judged by {metric}: all tasks of kind {kind}. On {options[0][0]}: {reasons[0]}"
+        )
+    return judged, notes
+
+
+def _undefined(
+    board: _Board, reference: Method, chosen: _Chosen, tasks: list[Task], metric: str, higher: bool
+) -> str | None:
+    """Why no gain over the reference is defined on a metric of these tasks (None: it is)."""
+    groups = reference.groups(board.suite.task_names)
+    for seed, task, split in itertools.product(board.plan.seeds, tasks, ("validation", "test")):
+        group = next(g for g in groups if task.name in g)
+        run = Run(reference.learner, chosen[reference.name, group], group, seed)
+        score = board[run][split][task.name][metric]
+        if reason := undefined_gain({task.name: score}, {task.name: higher}):
+            return f"{reason} (seed {seed}, {split})"
+    return None
+
+
+def _row(board: _Board, method: Method, chosen: _Chosen, judged: _Judged) -> dict[str, Any]:
     suite, plan = board.suite, board.plan
     groups = method.groups(suite.task_names)
     by_seed = []
@@ -360,6 +415,9 @@ def _row(board: _Board, method: Method, chosen: _Chosen) -> dict[str, Any]:
                     "seeds": values,
                 }
             scores[task.name][metric.name] = per_split
+    # A row of one group is answered by the model of that group; any other by all models.
+    by_group = len(groups) > 1 and all(task.where for task in suite.tasks)
+    alone = len({task.where for task in suite.tasks}) if by_group else 1
     return {
         "name": method.name,
         "learner": method.learner,
@@ -371,12 +429,12 @@ def _row(board: _Board, method: Method, chosen: _Chosen) -> dict[str, Any]:
             "models": len(groups),
             "parameters": _total(by_seed[:1], "parameters"),
             "train_seconds": _total(by_seed, "train_seconds"),
-            "latency_ms_per_1000_rows": _total(by_seed, "latency_ms_per_1000_rows"),
+            "latency_ms_per_1000_rows": _total(by_seed, "latency_ms_per_1000_rows") / alone,
             "memory_mb": max(r["memory_mb"] for found in by_seed for r in found),
             "fits": len(groups) * len(plan.seeds),
         },
         "settings": _shown_settings(method, chosen, groups),
-        "curves": _curves(suite, by_seed),
+        "curves": _curves(judged, by_seed),
     }
 
 
@@ -400,11 +458,11 @@ def _shown_settings(
     return shown
 
 
-def _curves(suite: Suite, by_seed: list[list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """Primary validation metric per epoch: mean, least and most over the seeds still running."""
+def _curves(judged: _Judged, by_seed: list[list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """The judging metric on validation per epoch: mean and range over the seeds still running."""
     curves = {}
     longest = 0
-    for task, (metric, _) in _directions(suite).items():
+    for task, (metric, _) in judged.items():
         series = [
             [record["validation"][task][metric] for record in r["history"]]
             for found in by_seed
@@ -427,25 +485,25 @@ def _curves(suite: Suite, by_seed: list[list[dict[str, Any]]]) -> dict[str, Any]
     return {"epochs": list(range(1, longest + 1)), "validation": curves}
 
 
-def _primary(row: dict[str, Any], suite: Suite, split: str, seed: int) -> dict[str, Any]:
-    return {
-        task: row["scores"][task][metric][split]["seeds"][seed]
-        for task, (metric, _) in _directions(suite).items()
-    }
-
-
-def _gains(row: dict[str, Any], base: dict[str, Any], suite: Suite, plan: Plan) -> dict[str, Any]:
+def _gains(
+    row: dict[str, Any], base: dict[str, Any], judged: _Judged, plan: Plan
+) -> dict[str, Any]:
     """Delta_m per split, paired by seed."""
-    directions = {task: higher for task, (_, higher) in _directions(suite).items()}
-    found = {}
-    for split in ("validation", "test"):
-        found[split] = interval(
-            [
-                gain(_primary(row, suite, split, i), _primary(base, suite, split, i), directions)
-                for i in range(len(plan.seeds))
-            ]
+    directions = {task: higher for task, (_, higher) in judged.items()}
+
+    def scores(of: dict[str, Any], split: str, seed: int) -> dict[str, Any]:
+        return {
+            task: of["scores"][task][metric][split]["seeds"][seed]
+            for task, (metric, _) in judged.items()
+        }
+
+    seeds = range(len(plan.seeds))
+    return {
+        split: interval(
+            [gain(scores(row, split, i), scores(base, split, i), directions) for i in seeds]
         )
-    return found
+        for split in ("validation", "test")
+    }
 
 
 def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) -> dict[str, Any]:
@@ -487,7 +545,7 @@ def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) 
                 sentence += f" (95 % interval {ahead['low']:.2f} to {ahead['high']:.2f})."
     return {
         "method": best["name"],
-        "share": share,
+        "share": share if best["gain"]["validation"]["mean"] is not None else None,
         "sentence": sentence,
         "reference": reference["name"],
         "validation_gain": best["gain"]["validation"],
@@ -502,13 +560,13 @@ def _transfer(
     chosen: _Chosen,
     pairs: list[tuple[str, ...]],
     rows: list[dict[str, Any]],
+    judged: _Judged,
 ) -> dict[str, Any] | None:
     """What each task gains or loses by each partner: pair fits against single fits, by seed."""
     suite, plan = board.suite, board.plan
     names = suite.task_names
     if not pairs:
         return None
-    directions = _directions(suite)
     settings = chosen[first.name, names[:1]]
     size = len(names)
     mean: list[list[float | None]] = [[None] * size for _ in names]
@@ -519,7 +577,7 @@ def _transfer(
         for i, seed in enumerate(plan.seeds):
             found = board[Run(first.learner, settings, pair, seed)]["test"]
             for task in pair:
-                metric, higher = directions[task]
+                metric, higher = judged[task]
                 alone = rows[0]["scores"][task][metric]["test"]["seeds"][i]
                 gains[task].append(gain({task: found[task][metric]}, {task: alone}, {task: higher}))
         a, b = (names.index(task) for task in pair)
@@ -540,10 +598,10 @@ def _transfer(
     }
 
 
-def _conflict(board: _Board, probe: Run) -> dict[str, Any] | None:
+def _conflict(board: _Board, probe: Run | None) -> dict[str, Any] | None:
     """Cosines between task gradients and how often they are negative, over the probed fit."""
-    history = [r for r in board[probe]["history"] if r.get("cosine")]
-    if not history:
+    history = [r for r in board[probe]["history"] if r.get("cosine")] if probe else []
+    if probe is None or not history:
         return None
     size = len(board.suite.task_names)
 

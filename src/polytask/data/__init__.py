@@ -1,7 +1,7 @@
 """Data: suites, how they are split, encoded and drawn from."""
 
 from polytask.data.batch import Batch
-from polytask.data.mixtures import JointRows, Mixture, TaskBatches
+from polytask.data.mixtures import JointRows, Mixture, TaskBatches, as_mixture
 from polytask.data.processor import Processor
 from polytask.data.splits import ColumnSplit, GroupSplit, RandomSplit, Split, TimeSplit
 from polytask.data.suite import Suite
@@ -18,4 +18,5 @@ __all__ = [
     "Suite",
     "TaskBatches",
     "TimeSplit",
+    "as_mixture",
 ]

@@ -6,14 +6,17 @@ and every process sees the same plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from polytask.config import parse_call
 from polytask.data.batch import Batch
+from polytask.errors import InputError, nearest
 
 
 class Draw(NamedTuple):
@@ -27,6 +30,10 @@ class Mixture(Protocol):
     """``draws`` plans one epoch over encoded rows, as batches of ``size`` rows."""
 
     def draws(self, data: Batch, size: int, seed: int, epoch: int) -> Iterator[Draw]: ...
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Refuse, before anything is fitted, a mixture that does not fit these tasks."""
+        ...
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
@@ -48,6 +55,12 @@ class JointRows:
         order = torch.randperm(len(data), generator=_generator(seed, epoch))
         return (Draw(rows, None) for rows in _full(order, size))
 
+    def check(self, tasks: Sequence[str]) -> None:
+        """Any tasks will do."""
+
+    def __str__(self) -> str:
+        return "joint"
+
 
 @dataclass(frozen=True)
 class TaskBatches:
@@ -55,17 +68,36 @@ class TaskBatches:
 
     ``temperature`` 1 is proportional to the labelled rows, 0 is uniform. An epoch is as many
     batches as the labelled rows of all tasks fill.
+
+    Attributes:
+        weights: task -> chance (of any scale) in the place of ``n_t ** temperature``: those of a
+            plan that says which source tasks are worth what. A task it does not name is not drawn.
     """
 
     temperature: float = 1.0
+    weights: Mapping[str, float] | None = None
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Weights are chances of the suite's tasks, and not all nothing."""
+        for task, weight in (self.weights or {}).items():
+            if task not in tasks:
+                raise InputError(f"mixture weight of unknown task {task!r}{nearest(task, tasks)}")
+            if not 0 <= weight < math.inf:
+                raise InputError(f"mixture weight of task {task!r} is {weight}, not 0 or more")
+        if self.weights is not None and not any(self.weights.values()):
+            raise InputError("mixture weights are all 0; no task would be drawn")
 
     def draws(self, data: Batch, size: int, seed: int, epoch: int) -> Iterator[Draw]:
         generator = _generator(seed, epoch)
         rows = {t: mask.nonzero().squeeze(1) for t, mask in data.masks.items()}
         names = list(rows)
         counts = torch.tensor([float(len(rows[t])) for t in names])
+        chances = counts**self.temperature
+        if self.weights is not None:
+            chances = torch.tensor([float(self.weights.get(t, 0.0)) for t in names])
+        chances[counts == 0] = 0.0
         plan = torch.multinomial(
-            counts**self.temperature,
+            chances,
             max(1, int(counts.sum()) // size),
             replacement=True,
             generator=generator,
@@ -79,3 +111,15 @@ class TaskBatches:
                 streams[task] = _full(order, size)
                 batch = next(streams[task])
             yield Draw(batch, (task,))
+
+    def __str__(self) -> str:
+        weights = f", weights={dict(self.weights)}" if self.weights is not None else ""
+        return f"tasks(temperature={self.temperature}{weights})"
+
+
+MIXTURES = {"joint": JointRows, "tasks": TaskBatches}
+
+
+def as_mixture(value: str | Mixture) -> Mixture:
+    """A mixture from its text (``"tasks(temperature=0.5)"``) or itself."""
+    return parse_call(value, MIXTURES, "mixture") if isinstance(value, str) else value

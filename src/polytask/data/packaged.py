@@ -58,15 +58,28 @@ class Source:
         aside = set(self._aside())
         return tuple(c for c in self.table.column_names if c not in aside)
 
-    def suite(self) -> Suite:
-        """The suite of this table: split by its split column, by time, or at random."""
+    def suite(self, *targets: str, by: str | None = None) -> Suite:
+        """The suite of this table: split by its split column, by time, or at random.
+
+        Args:
+            targets: some of the targets; the others are not inputs either.
+            by: a column whose every value is a task of its own, as in ``Suite.from_table``.
+        """
+        for name in targets:
+            if name not in self.targets:
+                raise InputError(
+                    f"target {name!r} is not one of {self.name}'s{nearest(name, self.targets)}"
+                )
+        wanted = targets or tuple(self.targets)
+        others = {t: "another question" for t in self.targets if t not in wanted}
         split = ColumnSplit(self.split) if self.split else self.time and TimeSplit(self.time)
         return Suite.from_table(
             self.table,
-            self.targets,
+            {t: self.targets[t] for t in wanted},
             name=self.name,
             split=split or None,
-            exclude=self.exclude,
+            exclude={**self.exclude, **others},
+            by=by,
             notes=self.notes,
             about=self.about,
         )

@@ -8,7 +8,7 @@ validation or test row while fitting.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from polytask.data.batch import Batch
 from polytask.data.files import read_table
 from polytask.data.suite import Suite, as_numbers, expand_moment
 from polytask.errors import InputError, nearest
-from polytask.tasks import Task, kind_from_dict
+from polytask.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,12 @@ class Processor:
                 std = pc.stddev(flat).as_py()
                 arrays[name] = Array(shape, pc.mean(flat).as_py(), std or 1.0)
             else:
-                if values.null_count == len(values):
-                    raise InputError(f"column {name!r} has no value at all in the training rows")
-                median = pc.quantile(values, 0.5)[0].as_py()
+                # None where the rows of one group have no value: the column is a constant then.
+                median = pc.quantile(values, 0.5)[0].as_py() or 0.0
                 filled = pc.fill_null(pc.cast(values, pa.float64(), safe=False), median)
                 std = pc.stddev(filled).as_py()
                 numeric[name] = Numeric(float(median), pc.mean(filled).as_py(), std or 1.0)
-        tasks = tuple(
-            Task(t.name, t.kind.fitted(suite.labels(t, "train")), t.target) for t in suite.tasks
-        )
+        tasks = tuple(replace(t, kind=t.kind.fitted(suite.labels(t, "train"))) for t in suite.tasks)
         return cls(numeric, categorical, arrays, tasks)
 
     @property
@@ -158,9 +155,9 @@ class Processor:
         targets, masks = {}, {}
         for task in self.tasks:
             try:
-                target, mask = task.kind.encode(data.column(task.target))
+                target, mask = task.kind.encode(task.labels(data))
             except InputError as error:
-                raise InputError(f"target {task.target!r}, split {split!r}: {error}") from None
+                raise InputError(f"{task}, split {split!r}: {error}") from None
             targets[task.name] = torch.from_numpy(target)
             masks[task.name] = torch.from_numpy(np.ascontiguousarray(mask))
         return Batch(self._encode(columns), targets, masks)
@@ -188,9 +185,7 @@ class Processor:
             "numeric": {k: vars(v) for k, v in self.numeric.items()},
             "categorical": {k: list(v.values) for k, v in self.categorical.items()},
             "arrays": {k: vars(v) for k, v in self.arrays.items()},
-            "tasks": [
-                {"name": t.name, "target": t.target, "kind": t.kind.to_dict()} for t in self.tasks
-            ],
+            "tasks": [task.to_dict() for task in self.tasks],
         }
 
     @classmethod
@@ -199,7 +194,7 @@ class Processor:
             {k: Numeric(**v) for k, v in data["numeric"].items()},
             {k: Categorical(tuple(v)) for k, v in data["categorical"].items()},
             {k: Array(**{**v, "shape": tuple(v["shape"])}) for k, v in data["arrays"].items()},
-            tuple(Task(t["name"], kind_from_dict(t["kind"]), t["target"]) for t in data["tasks"]),
+            tuple(Task.from_dict(t) for t in data["tasks"]),
         )
 
 

@@ -57,18 +57,34 @@ def _column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """Rows are dealt at random; right when rows are independent of each other."""
+    """Rows are dealt at random; right when rows are independent of each other.
+
+    Attributes:
+        within: deal the rows of each value of this column, so that every value is in every split.
+    """
 
     seed: int = 0
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    within: str | None = None
     uses: None = None
 
     def assign(self, table: pa.Table) -> NDArray[np.int8]:
         rank = np.random.default_rng(self.seed).permutation(table.num_rows)
-        return _by_rank(rank, self.fractions)
+        if self.within is None:
+            return _by_rank(rank, self.fractions)
+        values = pc.fill_null(pc.cast(table[self.within], pa.string()), "")
+        groups = values.combine_chunks().dictionary_encode().indices.to_numpy()
+        order = np.lexsort((rank, groups))
+        parts = np.empty(len(rank), np.int8)
+        cuts = np.flatnonzero(np.diff(groups[order])) + 1
+        # One or two rows cannot fill three splits: they train.
+        for rows in np.split(order, cuts):
+            parts[rows] = _by_rank(np.arange(len(rows)), self.fractions) if len(rows) > 2 else 0
+        return parts
 
     def __str__(self) -> str:
-        return f"random rows, seed {self.seed}"
+        which = f"random rows of each {self.within}" if self.within else "random rows"
+        return f"{which}, seed {self.seed}"
 
 
 @dataclass(frozen=True)

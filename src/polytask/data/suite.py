@@ -8,6 +8,7 @@ same thing with more nulls, so nothing downstream needs a second form.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -69,6 +70,7 @@ class Suite:
         split: Split | str | None = None,
         exclude: Iterable[str] | Mapping[str, str] = (),
         inputs: Mapping[str, str] | None = None,
+        by: str | None = None,
         notes: Sequence[str] = (),
         about: str = "",
     ) -> Suite:
@@ -81,10 +83,15 @@ class Suite:
             split: a ``Split`` or its text (``time:COLUMN``, ...); random 60/20/20 by default.
             exclude: columns that are not inputs; a mapping gives the reason of each.
             inputs: read a column as ``"categorical"`` or ``"numeric"`` whatever its type.
+            by: a column whose every value is a task of its own (school, patient, carrier): one
+                task per target and value, about the rows with that value. It is not an input. A
+                random split deals the rows of each value.
         """
         splitter = parse_split(split) if isinstance(split, str) else split or RandomSplit()
         if not hasattr(splitter, "assign"):
             raise InputError(f"split is {split!r}; give a split or its text, such as 'random'")
+        if by and isinstance(splitter, RandomSplit) and not splitter.within:
+            splitter = replace(splitter, within=by)
         targets = [targets] if isinstance(targets, str) else targets
         exclude = [exclude] if isinstance(exclude, str) else exclude
         options = {
@@ -93,6 +100,7 @@ class Suite:
             "split": [type(splitter).__name__, str(splitter), *_public(splitter)],
             "exclude": dict(exclude) if isinstance(exclude, Mapping) else sorted(exclude),
             "inputs": dict(inputs or {}),
+            "by": by,
             "notes": list(notes),
             "about": about,
         }
@@ -127,9 +135,7 @@ class Suite:
             raise InputError(f"stored suite {str(folder)!r} is damaged or truncated; delete it")
         return cls(
             name=meta["name"],
-            tasks=tuple(
-                Task(t["name"], kind_from_dict(t["kind"]), t["target"]) for t in meta["tasks"]
-            ),
+            tasks=tuple(Task.from_dict(t) for t in meta["tasks"]),
             inputs=tuple(meta["inputs"]),
             splits=splits,
             fingerprint=folder.name,
@@ -137,7 +143,7 @@ class Suite:
         )
 
     def only(self, *names: str) -> Suite:
-        """The same rows and inputs with fewer tasks."""
+        """The same inputs with fewer tasks, and the rows these are about (all, but for groups)."""
         known = [t.name for t in self.tasks]
         for name in names:
             if name not in known:
@@ -146,7 +152,8 @@ class Suite:
                 )
         if not names:
             raise InputError("only() needs at least one task name")
-        return replace(self, tasks=tuple(t for t in self.tasks if t.name in names))
+        tasks = tuple(t for t in self.tasks if t.name in names)
+        return replace(self, tasks=tasks, splits=_of_groups(tasks, self.splits))
 
     def table(self, split: str) -> pa.Table:
         """One split as an Arrow table (memory-mapped where the suite came from a file)."""
@@ -155,7 +162,7 @@ class Suite:
         return self.splits[split].with_format("arrow")[:]
 
     def labels(self, task: Task, split: str) -> pa.ChunkedArray:
-        return self.splits[split].data.column(task.target)
+        return task.labels(self.splits[split].data)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -199,6 +206,25 @@ class Suite:
         }
 
 
+def _of_groups(tasks: Sequence[Task], splits: Mapping[str, Dataset]) -> Mapping[str, Dataset]:
+    """The rows that the tasks are about: those of their groups, where all are tasks by group."""
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    values: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.where is None:
+            return splits
+        values.setdefault(task.where[0], []).append(task.where[1])
+    ((column, wanted),) = values.items()  # one column makes the tasks of a suite
+    kept = {}
+    for split, data in splits.items():
+        mine = pc.is_in(data.data.column(column), value_set=pa.array(wanted))
+        rows = data.data.table.filter(mine)
+        kept[split] = data if len(rows) == len(data) else Dataset(InMemoryTable(rows))
+    return kept
+
+
 @dataclass(frozen=True)
 class _Built:
     """A table that passed every check, with its split, not yet stored."""
@@ -225,7 +251,8 @@ def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Bu
     notes = list(options["notes"])
     wanted = _target_map(targets, table.column_names)
     excluded = options["exclude"]
-    for column in [*excluded, *options["inputs"]]:
+    by = options["by"]
+    for column in [*excluded, *options["inputs"], *([by] if by else [])]:
         if column not in table.column_names:
             raise InputError(
                 f"column {column!r} is not in the table{nearest(column, table.column_names)}"
@@ -240,16 +267,21 @@ def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Bu
     for task in tasks:
         table = _with_target(table, task)
     parts = splitter.assign(table)
-    aside = {task.target for task in tasks} | set(excluded) | {splitter.uses}
+    if by:
+        table, tasks, more = _by_group(table, by, tasks, parts)
+        notes += more
+    aside = {task.target for task in tasks} | set(excluded) | {splitter.uses, by}
     table, inputs, more = _inputs(table, aside, options["inputs"])
     if not inputs:
         raise InputError(f"{options['name']!r} has no input columns left besides the targets")
-    table = table.select([*inputs, *dict.fromkeys(task.target for task in tasks)])
+    kept = [*dict.fromkeys(task.target for task in tasks), *([by] if by else [])]
+    table = table.select([*inputs, *kept])
     for task in tasks:
-        labels = table[task.target]
-        train = labels.filter(pa.array(parts == 0))
-        for code, split in enumerate(SPLITS):
-            _check_labels(task, labels.filter(pa.array(parts == code)), train, split)
+        _check_task(task, table, parts)
+    train = pa.array(parts == 0)
+    for name in inputs:
+        if table[name].null_count and not pc.any(table[name].filter(train).is_valid()).as_py():
+            raise InputError(f"column {name!r} has no value at all in the training rows")
     about = {
         "source": options["about"],
         "split": str(splitter),
@@ -287,9 +319,7 @@ def _store(built: _Built, folder: Path) -> None:
                     writer.write_batch(batch)
         meta = {
             "name": built.name,
-            "tasks": [
-                {"name": t.name, "target": t.target, "kind": t.kind.to_dict()} for t in built.tasks
-            ],
+            "tasks": [task.to_dict() for task in built.tasks],
             "inputs": built.inputs,
             "about": built.about,
             "rows": {s: int((built.parts == i).sum()) for i, s in enumerate(SPLITS)},
@@ -376,23 +406,73 @@ def _with_target(table: pa.Table, task: Task) -> pa.Table:
     return table.set_column(index, task.target, labels)
 
 
+def _by_group(
+    table: pa.Table, by: str, tasks: tuple[Task, ...], parts: np.ndarray
+) -> tuple[pa.Table, tuple[Task, ...], list[str]]:
+    """One task per target and value of a column, and what is said of values that make none."""
+    if by in {task.target for task in tasks}:
+        raise InputError(f"column {by!r} cannot be a target and name the tasks at once")
+    if not any(is_kind(table[by].type) for is_kind in _CLASS_TYPES):
+        raise InputError(
+            f"column {by!r} has type {table[by].type}; tasks are named by text or whole numbers"
+        )
+    values = pc.cast(table[by], pa.string())
+    table = table.set_column(table.column_names.index(by), by, values)
+    counts = {c["values"]: c["counts"] for c in pc.value_counts(values.drop_null()).to_pylist()}
+    if len(counts) < 2:
+        raise InputError(f"column {by!r} has {len(counts)} value; tasks need two or more")
+    found, left_out = [], {}
+    for value, task in itertools.product(sorted(counts, key=_natural), tasks):
+        name = f"{by}={value}" if len(tasks) == 1 else f"{task.name} {by}={value}"
+        task = Task(name, task.kind, task.target, (by, value))
+        try:
+            _check_task(task, table, parts)
+        except InputError as reason:
+            left_out[name] = f"{name} ({counts[value]} rows: {reason})"
+        else:
+            found.append(task)
+    if not found:
+        raise InputError(f"column {by!r} makes no task: {next(iter(left_out.values()))}")
+    notes = [f"one task per value of column {by!r}, which is not an input"]
+    if values.null_count:
+        notes.append(f"{values.null_count} rows without a value of {by!r} belong to no task")
+    if left_out:
+        shown = "; ".join(list(left_out.values())[:5]) + ("; ..." if len(left_out) > 5 else "")
+        many = f"{len(left_out)} tasks are" if len(left_out) > 1 else "1 task is"
+        notes.append(f"{many} left out for want of labels: {shown}")
+    return table, tuple(found), notes
+
+
+def _natural(text: str) -> tuple[bool, float, str]:
+    """Numbers by size, then words by letter."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text
+
+
+def _check_task(task: Task, table: pa.Table, parts: np.ndarray) -> None:
+    labels = task.labels(table)
+    train = labels.filter(pa.array(parts == 0))
+    for code, split in enumerate(SPLITS):
+        _check_labels(task, labels.filter(pa.array(parts == code)), train, split)
+
+
 def _check_labels(task: Task, labels: pa.ChunkedArray, train: pa.ChunkedArray, split: str) -> None:
     present = labels.drop_null()
     if len(labels) == 0:
         raise InputError(f"split {split!r} has no rows")
     if len(present) == 0:
-        raise InputError(f"target {task.target!r} has no label at all in split {split!r}")
+        raise InputError(f"{task} has no label at all in split {split!r}")
     values = pc.unique(present)
     if len(values) == 1:
-        raise InputError(
-            f"target {task.target!r} has only one value, {values[0].as_py()!r}, in split {split!r}"
-        )
+        raise InputError(f"{task} has only one value, {values[0].as_py()!r}, in split {split!r}")
     if isinstance(task.kind, Classification) and split != "train":
         unseen = pc.invert(pc.is_in(values, value_set=pc.unique(train)))
         if pc.any(unseen).as_py():
             value = values.filter(unseen)[0].as_py()
             raise InputError(
-                f"target {task.target!r}: class {value!r} occurs in split {split!r} but never in "
+                f"{task}: class {value!r} occurs in split {split!r} but never in "
                 "train; merge or drop it, or split another way"
             )
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from polytask.tasks.kinds import KINDS, Classification, Kind, Regression, kind_from_dict
 from polytask.tasks.metrics import Metric
@@ -10,15 +14,49 @@ from polytask.tasks.metrics import Metric
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to predict: a name, the column that holds its labels, and the kind of answer."""
+    """One thing to predict: a name, the column that holds its labels, and the kind of answer.
+
+    Attributes:
+        where: (column, value) of the rows the task is about, all rows if None. The schools of a
+            table of pupils are tasks of this sort: one target column, one task per school.
+    """
 
     name: str
     kind: Kind
     target: str = ""
+    where: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not self.target:
             object.__setattr__(self, "target", self.name)
+
+    def labels(self, table: pa.Table) -> pa.ChunkedArray:
+        """The task's labels ``[N]`` in a table; null where a row has none or is not of the task."""
+        labels = table.column(self.target)
+        if self.where is None:
+            return labels
+        column, value = self.where
+        mine = pc.fill_null(pc.equal(table.column(column), value), False)
+        return pc.if_else(mine, labels, pa.scalar(None, labels.type))
+
+    def __str__(self) -> str:
+        """The task as an error names it."""
+        rows = " where {} is {!r}".format(*self.where) if self.where else ""
+        return f"target {self.target!r}{rows}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "target": self.target,
+            "kind": self.kind.to_dict(),
+            "where": list(self.where) if self.where else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        where = data.get("where")  # models saved before there were tasks by group have none
+        kind = kind_from_dict(data["kind"])
+        return cls(data["name"], kind, data["target"], tuple(where) if where else None)
 
 
 __all__ = ["KINDS", "Classification", "Kind", "Metric", "Regression", "Task", "kind_from_dict"]

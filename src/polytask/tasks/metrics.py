@@ -46,16 +46,20 @@ def mae(target: NDArray, prediction: NDArray) -> float:
 def auroc(target: NDArray, probability: NDArray) -> float:
     """Area under the ROC curve; more than two classes: macro average of one-vs-rest.
 
-    Classes without a positive or a negative row in ``target`` have no curve and are left out.
+    Mann-Whitney: ``(sum of the positives' ranks - P (P + 1) / 2) / (P N)``, tied rows at their mean
+    rank. Classes without a positive or a negative row in ``target`` have no curve and are left out.
     """
-    from sklearn.metrics import roc_auc_score
+    # scikit-learn's checks of its input cost more than most small fits.
+    from scipy.stats import rankdata
 
     classes = [1] if probability.shape[1] == 2 else range(probability.shape[1])
-    areas = [
-        roc_auc_score(target == c, probability[:, c])
-        for c in classes
-        if 0 < np.count_nonzero(target == c) < len(target)
-    ]
+    areas = []
+    for c in classes:
+        mine = target == c
+        positives, negatives = int(mine.sum()), int((~mine).sum())
+        if positives and negatives:
+            above = rankdata(probability[:, c])[mine].sum() - positives * (positives + 1) / 2
+            areas.append(above / (positives * negatives))
     return float(np.mean(areas)) if areas else float("nan")
 
 

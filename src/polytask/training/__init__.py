@@ -4,7 +4,7 @@ from polytask.training.alone import Balanced
 from polytask.training.balancers import BALANCERS, Balancer, as_balancer
 from polytask.training.engine import Engine
 from polytask.training.gradients import Problem, Statistics, balance
-from polytask.training.learner import FittedMixin, Learner, NeuralLearner
+from polytask.training.learner import Explains, FittedMixin, Incremental, Learner, NeuralLearner
 from polytask.training.loop import Training, evaluate, train
 from polytask.training.module import MultiTaskModule
 from polytask.training.steps import SAM, STEPS, Plain, Step, TaskFlat, as_step
@@ -16,7 +16,9 @@ __all__ = [
     "Balanced",
     "Balancer",
     "Engine",
+    "Explains",
     "FittedMixin",
+    "Incremental",
     "Learner",
     "MultiTaskModule",
     "NeuralLearner",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from polytask.config import from_dict, to_dict
-from polytask.data import Batch, JointRows, Mixture, Processor, Suite
+from polytask.data import Batch, Processor, Suite, as_mixture
 from polytask.data.store import read_folder, write_folder
 from polytask.errors import InputError
 from polytask.training.balancers import as_balancer
@@ -35,14 +35,48 @@ class Learner(Protocol):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None: ...
 
 
+@runtime_checkable
+class Incremental(Protocol):
+    """A learner of a stream, with river's manners: one row at a time, or many in their order.
+
+    A row ``x`` is a mapping from feature names to values; many rows ``X`` are an array ``[N, d]``,
+    a data frame or an Arrow table, and ``y`` holds a label for each. A learner may also offer
+    ``test_then_train(X, X_learn, y_learn)``, which answers as a loop of ``predict_one(X[i])`` and
+    ``learn_one(X_learn[i], y_learn[i])`` would, faster.
+    """
+
+    def learn_one(self, x: Mapping[str, Any], y: Any) -> None: ...
+
+    def predict_one(self, x: Mapping[str, Any]) -> Any: ...
+
+    def predict_proba_one(self, x: Mapping[str, Any]) -> dict[Any, float]: ...
+
+    def learn_many(self, X: Any, y: Any) -> None: ...
+
+    def predict_many(self, X: Any) -> np.ndarray: ...
+
+    def predict_proba_many(self, X: Any) -> np.ndarray: ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A fitted learner that says what it found out about the tasks, as plain data."""
+
+    def explain(self) -> dict[str, Any]: ...
+
+
 class FittedMixin:
     """What neural and other learners share once fitted: predicting, scoring, describing.
 
     A class brings ``id`` (its name in the catalogue), ``processor_`` and
     ``_decoded(batch, tasks)``.
+
+    Attributes:
+        shares: whether several tasks of a suite share a model; if not, it is a rival to those.
     """
 
     id: ClassVar[str]
+    shares: ClassVar[bool] = False
     processor_: Processor
 
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, np.ndarray]:
@@ -92,15 +126,17 @@ class NeuralLearner(FittedMixin):
         training: budget and optimiser.
         balancer: how losses become one update: text such as ``"cagrad(c=0.4)"``, or an object.
         step: how an update is made: ``"plain"``, ``"sam(rho=0.05)"``, ``"flat(rho=2.0)"``.
-        mixture: which rows each batch holds.
+        mixture: which rows and tasks each batch holds: ``"joint"``, ``"tasks(temperature=0.5)"``,
+            or an object.
     """
 
     training: Training = field(default_factory=Training)
     balancer: str | object = "sum"
     step: str | object = "plain"
+    mixture: str | object = "joint"
 
     id: ClassVar[str] = "neural"
-    mixture: ClassVar[Mixture] = JointRows()
+    shares: ClassVar[bool] = True
 
     def build(self, spec: Processor) -> MultiTaskModule:
         """The network for fitted inputs and tasks."""
@@ -130,7 +166,7 @@ class NeuralLearner(FittedMixin):
             self.training,
             step=step,
             balancer=balancer,
-            mixture=self.mixture,
+            mixture=as_mixture(self.mixture),  # type: ignore[arg-type]
             engine=engine,
             out=Path(out) if out else None,
             run=self._run(suite) if out else "",
@@ -143,6 +179,7 @@ class NeuralLearner(FittedMixin):
         """Refuse, before anything is fitted, data and settings that cannot be fitted."""
         suite.validate()
         self.training.validate()
+        as_mixture(self.mixture).check(suite.task_names)  # type: ignore[arg-type]
         balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
         self._engine().check(step, balancer)
 
