@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "multitab": {"width": 8, "ff": 8, "heads": 2, "head": (8,)},
     "flat_mtl": {"hidden": (16,)},
     "r_mtgb": {"n1": 4, "n2": 4, "n3": 4},
+    "a_mtrl": {"budget": 60.0, "floor": 8},
     "driftmoe": {"experts": 3, "hidden": (8,), "top": 1},
     "hoeffding_tree": {"grace": 10},
     "lightgbm": {"rounds": 5},

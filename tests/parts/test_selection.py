@@ -535,3 +535,12 @@ def test_two_sources_in_one_table_of_nulls() -> None:
     thinned = keep_labels(suite, {"a": 2})
     assert thinned.labels(thinned.tasks[0], "train").null_count == 6
     assert thinned.labels(thinned.tasks[1], "train").equals(suite.labels(suite.tasks[1], "train"))
+
+
+def test_labels_are_kept_by_group() -> None:
+    rng = np.random.default_rng(0)
+    table = {"x": rng.normal(size=90), "y": rng.normal(size=90), "g": np.repeat([1, 2, 3], 30)}
+    suite = Suite.from_table(table, ["y"], by="g")
+    thinned = keep_labels(suite, {"g=1": 5, "g=3": 18})
+    left = [len(thinned.labels(t, "train").drop_null()) for t in thinned.tasks]
+    assert left == [5, 18, 18]

@@ -532,7 +532,7 @@ def _scaled(task: Task, y: NDArray) -> Task:
         return task
     kind: Any = task.kind
     kind = replace(kind, mean=float(y.mean()), std=float(y.std()) or 1.0)
-    return Task(task.name, kind, task.target)
+    return replace(task, kind=kind)
 
 
 def _prices(texts: Sequence[str], what: str, names: Sequence[str]) -> dict[str, float]:
