@@ -78,7 +78,7 @@ class Data:
 
     def rows(self, part: str, X: NDArray | None = None) -> Rows:
         mine = self.part == PARTS.index(part)
-        return Rows.sorted((self.X if X is None else X)[mine], self.y[mine], self.task[mine])
+        return Rows.ordered((self.X if X is None else X)[mine], self.y[mine], self.task[mine])
 
     def with_task(self) -> NDArray:
         """``X`` with the task one-hot beside it."""
@@ -393,7 +393,7 @@ def fixed(number: int, seed: int, eta: float) -> dict[str, Any]:
     """Stumps with the paper's rounds on all 300 rows of every task, as selected there."""
     data = scenario(number, seed)
     train = [data.rows(part) for part in ("train", "validation")]
-    rows = Rows.sorted(
+    rows = Rows.ordered(
         *(np.concatenate([getattr(r, f) for r in train]) for f in ("X", "y", "tasks"))
     )
     test, times = data.rows("test"), 1 if eta == 1.0 else 3
