@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import ArrayLike, NDArray
 
@@ -671,12 +672,13 @@ def _thinned(suite: Suite, counts: Mapping[str, int], seed: int) -> Suite:
     for task in suite.tasks:
         if task.name not in counts:
             continue
-        labels = table.column(task.target).combine_chunks()
-        there = labels.is_valid().to_numpy(zero_copy_only=False)
-        kept = _kept(there, task.name, counts[task.name], seed)
-        hidden = pa.array(np.where(kept, np.arange(len(kept)), -1), mask=~kept)
+        there = task.labels(table).is_valid().to_numpy()
+        hidden = pa.array(there & ~_kept(there, task.name, counts[task.name], seed))
+        labels = table.column(task.target)
         table = table.set_column(
-            table.column_names.index(task.target), task.target, labels.take(hidden)
+            table.column_names.index(task.target),
+            task.target,
+            pc.if_else(hidden, pa.scalar(None, labels.type), labels),
         )
     told = json.dumps([suite.fingerprint, sorted(counts.items()), seed]).encode()
     return replace(

@@ -4,7 +4,7 @@ Source: Wang, Chen, Jamieson, Du, "Improved Active Multi-Task Representation Lea
     ICML 2023, arXiv 2306.02556; the older rule: Chen, Du, Jamieson, ICML 2022.
 Year: 2023
 Domain: any
-Parts: selection, lowrank, frozen, tabular, mlp, heads
+Parts: selection, lowrank, frozen, tabular, mlp
 For: many source tasks, a small target task, and a budget for labels or for their price
 Idea: a few labels of every source teach a first shared representation and a head for each task; the
     sparse combination of source heads that makes up the target's head says where the rest of the
@@ -41,19 +41,20 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polytask.config import from_dict, to_dict
 from polytask.data import Batch, Processor, Suite, TaskBatches
 from polytask.data.store import flatten, read_folder, unflatten, write_folder
 from polytask.errors import InputError, nearest
 from polytask.parts.frozen import FrozenHead, fit_head
-from polytask.parts.heads import Heads
 from polytask.parts.lowrank import low_rank
 from polytask.parts.mlp import MLP
 from polytask.parts.selection import (
@@ -94,13 +95,18 @@ class FeatureNet(MultiTaskModule):
         else:
             row = FlatRow(len(spec.numeric), spec.cardinalities, shapes, width=8)
             self.trunk = nn.Sequential(row, MLP(row.out_features, config.hidden, config.rank))
-        self.heads = Heads({t.name: nn.Linear(config.rank, t.kind.outputs) for t in tasks})
+        # One matrix for all heads: an optimiser's step costs by the number of parameters.
+        ends = np.cumsum([0, *(t.kind.outputs for t in tasks)]).tolist()
+        self.slices = {t.name: slice(*pair) for t, pair in zip(tasks, pairwise(ends), strict=True)}
+        self.heads = nn.ModuleDict({"all": nn.Linear(config.rank, ends[-1])})
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
         return self.trunk(inputs)
 
     def answer(self, representation: Tensor, task: str) -> Tensor:
-        return self.heads[task](representation)
+        heads: Any = self.heads["all"]
+        mine = self.slices[task]
+        return F.linear(representation, heads.weight[mine], heads.bias[mine])
 
 
 class _TwoConvolutions(nn.Module):
@@ -501,7 +507,7 @@ class AMTRL(FittedMixin):
         }
         fitted = _Fitted(stored["matrix"].numpy(), stored["offset"].numpy(), heads)
         if stored["trunk"]:
-            fitted.net = FeatureNet(self.processor_, (), self)
+            fitted.net = FeatureNet(self.processor_, self.processor_.tasks, self)
             fitted.net.trunk.load_state_dict(stored["trunk"])
         return fitted
 
@@ -532,7 +538,7 @@ def _scaled(task: Task, y: NDArray) -> Task:
         return task
     kind: Any = task.kind
     kind = replace(kind, mean=float(y.mean()), std=float(y.std()) or 1.0)
-    return Task(task.name, kind, task.target)
+    return replace(task, kind=kind)
 
 
 def _prices(texts: Sequence[str], what: str, names: Sequence[str]) -> dict[str, float]:
