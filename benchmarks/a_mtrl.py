@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,10 +162,9 @@ def priced(seed: int) -> dict[str, Any]:
 
 # -- real tasks ----------------------------------------------------------------------------------
 
-DIGIT_BUDGETS = {"linear": (2100, 4200, 8400, 16800), "mlp": (4200,)}
+DIGIT_BUDGETS = {"mlp": (4200,), "linear": (2100, 4200, 8400, 16800)}
 DIGIT_TARGETS = tuple(f"{way}_{i}" for i, way in enumerate(list(CORRUPTIONS)[1:]))
-SCHOOL_BUDGETS, TABLE_BUDGETS = (1000, 2000, 4000), (300, 600, 1200, 2400)
-MANY = ("oes10", "oes97", "wq")
+BUDGETS = {"oes10": (300, 600, 1200, 2400), "school": (1000, 2000, 4000, 8000)}
 EVERYTHING = 1e9
 
 
@@ -187,9 +185,9 @@ def suite_of(data: str, seed: int) -> Suite:
 LEARNERS = {
     "digits": AMTRL(floor=20, rank=16, training=Training(lr=5e-3, batch=64, epochs=25, patience=6)),
     "school": AMTRL(floor=5, rank=4),
-    **dict.fromkeys(MANY, AMTRL(floor=10, rank=4)),
+    "oes10": AMTRL(floor=10, rank=4),
 }
-OWN_LABELS = {"digits": 50, "school": 15, **dict.fromkeys(MANY, 30)}
+OWN_LABELS = {"digits": 50, "school": 15, "oes10": 30}
 
 
 def real(
@@ -280,8 +278,7 @@ def drawn_cells() -> Iterator[Cell]:
 
 def real_cells(data: str) -> Iterator[Cell]:
     suite = suite_of(data, 0)  # is it there?
-    budgets = {"school": SCHOOL_BUDGETS}.get(data, TABLE_BUDGETS)
-    ways = DIGIT_BUDGETS if data == "digits" else {"linear": budgets}
+    ways = DIGIT_BUDGETS if data == "digits" else {"linear": BUDGETS[data]}
     targets = targets_of(data)
     for seed in REAL_SEEDS:
         for representation, wanted in ways.items():
@@ -306,7 +303,7 @@ def run() -> Record:
     """Measure every cell that the record lacks, and say what is left out."""
     torch.set_num_threads(1)
     record = Record("a_mtrl")
-    for cells in (drawn_cells, *(partial(real_cells, d) for d in (*MANY, "school", "digits"))):
+    for cells in (drawn_cells, *(partial(real_cells, d) for d in (*BUDGETS, "digits"))):
         try:
             for settings, measure in cells():
                 record.cell(settings, measure)
