@@ -108,6 +108,14 @@ def test_fewer_labels_than_unknowns_is_still_finite() -> None:
     assert np.isfinite(B @ W).all()
 
 
+def test_a_task_without_labels_changes_nothing() -> None:
+    _, _, xs, ys = planted(6)
+    B, W = low_rank(xs, ys, 3)
+    again, heads = low_rank([*xs, xs[0][:0]], [*ys, ys[0][:0]], 3)
+    np.testing.assert_allclose(again @ heads[:, :-1], B @ W, atol=1e-6)
+    np.testing.assert_allclose(heads[:, -1], 0, atol=1e-12)
+
+
 @pytest.mark.parametrize("rank", [0, 16])
 def test_an_impossible_rank_is_refused(rank: int) -> None:
     _, _, xs, ys = planted(0)

@@ -537,10 +537,12 @@ def test_two_sources_in_one_table_of_nulls() -> None:
     assert thinned.labels(thinned.tasks[1], "train").equals(suite.labels(suite.tasks[1], "train"))
 
 
-def test_labels_are_kept_by_group() -> None:
-    rng = np.random.default_rng(0)
-    table = {"x": rng.normal(size=90), "y": rng.normal(size=90), "g": np.repeat([1, 2, 3], 30)}
-    suite = Suite.from_table(table, ["y"], by="g")
-    thinned = keep_labels(suite, {"g=1": 5, "g=3": 18})
-    left = [len(thinned.labels(t, "train").drop_null()) for t in thinned.tasks]
-    assert left == [5, 18, 18]
+def test_tasks_by_group_are_bought_from_one_column() -> None:
+    table = {"x": np.arange(60.0) % 7, "y": np.arange(60.0), "school": np.arange(60) % 3}
+    suite = Suite.from_table(table, ["y"], by="school")
+    counts = {"school=0": 3, "school=1": 5}
+    thinned = keep_labels(suite, counts)
+    batch = Processor.fit(thinned).encode(thinned, "train")
+    assert batch.counts == {**counts, "school=2": 12}
+    same = keep_labels(Processor.fit(suite).encode(suite, "train"), counts)
+    assert all(bool((batch.masks[t] == same.masks[t]).all()) for t in batch.masks)

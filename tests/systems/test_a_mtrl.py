@@ -263,7 +263,11 @@ def test_the_networks_of_the_papers() -> None:
     net = FeatureNet(processor, processor.tasks, config)
     convolutions = (1 * 9 + 1) * 16 + (16 * 9 + 1) * 32
     assert sum(p.numel() for p in net.trunk.parameters()) == convolutions + (7 * 7 * 32 + 1) * 50
-    assert {p.shape[-1] for p in net.heads.parameters() if p.ndim == 2} == {50}
+    assert sum(p.numel() for p in net.heads.parameters()) == (50 + 1) * 2
+    inputs = processor.encode(suite, "test").inputs
+    outputs = net.outputs(inputs, ["bright"])["bright"]
+    features = net.represent(inputs, ["bright"])
+    assert (features @ net.heads["all"].weight[1:].T + net.heads["all"].bias[1:]).allclose(outputs)
 
 
 # -- what is refused -------------------------------------------------------------------------------

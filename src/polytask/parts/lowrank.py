@@ -94,5 +94,5 @@ def _spectral_start(
 ) -> NDArray[np.float64]:
     """The leading directions of Σ⁻¹ c_t / n_t, each task weighed by the root of its labels."""
     pooled = gram.sum(0) / labels.sum()
-    raw = np.linalg.solve(pooled, cross / labels) * np.sqrt(labels)
+    raw = np.linalg.solve(pooled, cross / np.sqrt(np.maximum(labels, 1e-9)))
     return np.linalg.svd(raw, full_matrices=False)[0][:, :rank]

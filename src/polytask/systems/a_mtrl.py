@@ -4,7 +4,7 @@ Source: Wang, Chen, Jamieson, Du, "Improved Active Multi-Task Representation Lea
     ICML 2023, arXiv 2306.02556; the older rule: Chen, Du, Jamieson, ICML 2022.
 Year: 2023
 Domain: any
-Parts: selection, lowrank, frozen, tabular, mlp, heads
+Parts: selection, lowrank, frozen, tabular, mlp
 For: many source tasks, a small target task, and a budget for labels or for their price
 Idea: a few labels of every source teach a first shared representation and a head for each task; the
     sparse combination of source heads that makes up the target's head says where the rest of the
@@ -24,7 +24,8 @@ Differs from the paper:
      give a source at its floor of 10 labels the say of one with 1,000 and undo the plan (measured:
      benchmarks/a_mtrl.py).
  (2) Budgets are kept: the paper's max{N |ν_t| / ||ν||₁, floor} overspends by the floors.
- (3) λ is chosen on halves of the target's labels where there are enough, else 0.01 max |Wᵀw|.
+ (3) λ is chosen on halves of the target's labels where these are 20 k or more, else it is
+     0.01 max |Wᵀw|.
  (4) Heads are ridge regressions on standardised labels, or logistic regressions (one head per class
      where there are more than two), all in one whitened feature space; a task of several outputs
      counts with the norm of its ν. Tasks of both kinds may stand beside each other: their heads are
@@ -32,7 +33,9 @@ Differs from the paper:
  (5) The linear representation first brings wide inputs to their leading principal directions.
  (6) A network learns its representation with the target among the sources, because the target's
      validation labels choose the epoch; batches are of one task, drawn as often as it has labels.
- (7) Unsure in the sources, so arguments here: k, sizes of the network, floor, rounds.
+ (7) The target's last head is not plain least squares: strength of its ridge, and whether it is
+     round or has the shape of the sources' heads, are chosen on validation.
+ (8) Unsure in the sources, so arguments here: k, sizes of the network, floor, rounds.
 """
 
 from __future__ import annotations
@@ -41,19 +44,20 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polytask.config import from_dict, to_dict
 from polytask.data import Batch, Processor, Suite, TaskBatches
 from polytask.data.store import flatten, read_folder, unflatten, write_folder
 from polytask.errors import InputError, nearest
 from polytask.parts.frozen import FrozenHead, fit_head
-from polytask.parts.heads import Heads
 from polytask.parts.lowrank import low_rank
 from polytask.parts.mlp import MLP
 from polytask.parts.selection import (
@@ -94,13 +98,18 @@ class FeatureNet(MultiTaskModule):
         else:
             row = FlatRow(len(spec.numeric), spec.cardinalities, shapes, width=8)
             self.trunk = nn.Sequential(row, MLP(row.out_features, config.hidden, config.rank))
-        self.heads = Heads({t.name: nn.Linear(config.rank, t.kind.outputs) for t in tasks})
+        # One matrix for all heads: an optimiser's step costs by the number of parameters.
+        ends = np.cumsum([0, *(t.kind.outputs for t in tasks)]).tolist()
+        self.slices = {t.name: slice(*pair) for t, pair in zip(tasks, pairwise(ends), strict=True)}
+        self.heads = nn.ModuleDict({"all": nn.Linear(config.rank, ends[-1])})
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
         return self.trunk(inputs)
 
     def answer(self, representation: Tensor, task: str) -> Tensor:
-        return self.heads[task](representation)
+        heads: Any = self.heads["all"]
+        mine = self.slices[task]
+        return F.linear(representation, heads.weight[mine], heads.bias[mine])
 
 
 class _TwoConvolutions(nn.Module):
@@ -293,10 +302,10 @@ class AMTRL(FittedMixin):
             self._buy(target, ledger, pool, held)
             pool = keep_labels(pool, {s: ledger.counts.get(s, 0) for s in sources}, self.seed)
         fitted = self._represent(target, pool, held)
-        if not self.target:
-            sources = []  # each of them is answered where it is the target
-        fitted.heads = self._heads([target, *sources], fitted, pool)
-        fitted.heads[target] = self._best_head(target, fitted, pool, held)
+        heads = self._heads(sources, fitted, pool)
+        own = self._best_head(target, fitted, pool, held, [h.weight for h in heads.values()])
+        # With every task a target once, each source is answered where it is the target.
+        fitted.heads = {**(heads if self.target else {}), target: own}
         return fitted
 
     def _buy(self, target: str, ledger: Ledger, pool: Batch, held: Batch) -> None:
@@ -349,7 +358,7 @@ class AMTRL(FittedMixin):
             return self.penalty
         own = data.counts[target]
         k = len(next(iter(columns.values())))
-        if own < 4 * k:
+        if own < 20 * k:  # halves of fewer labels choose noise: too large a λ, too few sources
             return None
         first = keep_labels(data, {target: own // 2}, self.seed)
         rest = data.masks[target] & ~first.masks[target]
@@ -421,14 +430,28 @@ class AMTRL(FittedMixin):
             heads[name] = fit_head(self.processor_.task(name), features[mask], y, self.ridge)
         return heads
 
-    def _best_head(self, target: str, fitted: _Fitted, data: Batch, held: Batch) -> FrozenHead:
-        """The target's head with the ridge that does best on its validation labels."""
+    def _best_head(
+        self, target: str, fitted: _Fitted, data: Batch, held: Batch, sources: list[NDArray]
+    ) -> FrozenHead:
+        """The target's head with the ridge that does best on its validation labels.
+
+        The ridge is round, or has the shape of the sources' heads: less where they are large.
+        """
         task, mask = self.processor_.task(target), data.masks[target].numpy()
         x, y = fitted.features(data, self.processor_)[mask], data.targets[target].numpy()[mask]
-        heads = [fit_head(task, x, y, ridge) for ridge in _RIDGES]
+        shapes = [np.eye(x.shape[1])]
+        if sources:
+            heads = np.hstack(sources)
+            values, vectors = np.linalg.eigh(heads @ heads.T / heads.shape[1])
+            shapes.append((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
+        candidates = []
+        for shape in shapes:
+            for ridge in _RIDGES:
+                head = fit_head(task, x @ shape, y, ridge)
+                candidates.append(head._replace(weight=shape @ head.weight))
         unseen = fitted.features(held, self.processor_)
-        losses = [head.loss(task, unseen, held.targets[target]) for head in heads]
-        return heads[int(np.argmin(losses))]
+        losses = [head.loss(task, unseen, held.targets[target]) for head in candidates]
+        return candidates[int(np.argmin(losses))]
 
     # -- using it --------------------------------------------------------------------------------
 
@@ -501,7 +524,7 @@ class AMTRL(FittedMixin):
         }
         fitted = _Fitted(stored["matrix"].numpy(), stored["offset"].numpy(), heads)
         if stored["trunk"]:
-            fitted.net = FeatureNet(self.processor_, (), self)
+            fitted.net = FeatureNet(self.processor_, self.processor_.tasks, self)
             fitted.net.trunk.load_state_dict(stored["trunk"])
         return fitted
 
