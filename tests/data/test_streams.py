@@ -212,3 +212,11 @@ def test_bad_input_is_refused_in_one_sentence(case: str) -> None:
     with pytest.raises(InputError) as caught:
         make()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_without_a_label_can_be_left_out() -> None:
+    whole = Stream.from_table({"x": [1.0, 2.0, 3.0], "y": ["a", "b", "a"]}, "y")
+    gaps = {"x": [1.0, 9.0, 2.0, 3.0], "y": ["a", None, "b", "a"]}
+    kept = Stream.from_table(gaps, "y", skip_unlabelled=True)
+    for mine, theirs in zip(kept.rows(0, 3), whole.rows(0, 3), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

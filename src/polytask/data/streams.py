@@ -156,6 +156,7 @@ class Stream:
         *,
         time: str | None = None,
         exclude: Sequence[str] = (),
+        skip_unlabelled: bool = False,
         name: str = "table",
         drifts: Sequence[Drift] = (),
         about: str = "",
@@ -164,7 +165,8 @@ class Stream:
 
         Numbers stay numbers; text and booleans become codes of a nominal feature, in the order in
         which their values appear. A null is a missing value. ``time`` orders the rows (rows of
-        equal time keep their order) and is no feature.
+        equal time keep their order) and is no feature. A row without a label is refused, or left
+        out with ``skip_unlabelled``.
 
         Raises:
             InputError: a column is not there, not usable, or the target has a null.
@@ -182,7 +184,10 @@ class Stream:
         labels = table[target]
         if labels.null_count:
             row = pc.index(pc.is_null(labels), True).as_py()
-            raise InputError(f"target column {target!r} has no label in row {row}")
+            if not skip_unlabelled:
+                raise InputError(f"target column {target!r} has no label in row {row}")
+            table = table.filter(pc.is_valid(labels))
+            labels = table[target]
         names = tuple(c for c in table.column_names if c not in {target, time, *exclude})
         if not names:
             raise InputError(f"the table has no column beside {target!r} to learn from")
