@@ -395,50 +395,66 @@ def _add_trees(
 def _fill_root(hist, codes, offsets, stats, width, low, high):
     """Sums of the statistics per bin, the row count last; rows ``low`` to ``high`` in order."""
     hist[:] = 0.0
-    flat = hist.reshape(-1)
     for f in range(codes.shape[0]):
-        part = flat[offsets[f] * (width + 1) : offsets[f + 1] * (width + 1)]
-        column = codes[f, low:high]
-        if width == 1:
-            some = stats[low:high]
-            for i in range(len(column)):
-                b = np.uint64(column[i]) << np.uint64(1)
-                part[b] += some[i]
-                part[b + np.uint64(1)] += 1.0
-        else:
-            _fill_wide(part, column, stats[low * width : high * width], width)
-
-
-@njit(cache=True)
-def _fill_wide(part, column, stats, width):
-    for i in range(len(column)):
-        at = np.int64(column[i]) * (width + 1)
-        for s in range(width):
-            part[at + s] += stats[i * width + s]
-        part[at + width] += 1.0
+        part = hist[offsets[f] : offsets[f + 1]].reshape(-1)
+        _fill(part, codes[f, low:high], stats[low * width : high * width], width)
 
 
 @njit(cache=True)
 def _fill_node(hist, codes, offsets, stats, width, rows, gathered, seen):
     """The same for some rows, whose statistics and codes are gathered first."""
     hist[:] = 0.0
-    flat = hist.reshape(-1)
+    seen = seen[: len(rows)]
     for i in range(len(rows)):
         for s in range(width):
             gathered[i * width + s] = stats[np.int64(rows[i]) * width + s]
-    seen = seen[: len(rows)]
     for f in range(codes.shape[0]):
-        part = flat[offsets[f] * (width + 1) : offsets[f + 1] * (width + 1)]
         column = codes[f]
-        if width == 1:
-            for i in range(len(rows)):
-                b = np.uint64(column[rows[i]]) << np.uint64(1)
-                part[b] += gathered[i]
-                part[b + np.uint64(1)] += 1.0
-        else:
-            for i in range(len(rows)):
-                seen[i] = column[rows[i]]
-            _fill_wide(part, seen, gathered, width)
+        for i in range(len(rows)):
+            seen[i] = column[rows[i]]
+        _fill(hist[offsets[f] : offsets[f + 1]].reshape(-1), seen, gathered, width)
+
+
+@njit(cache=True)
+def _fill(part, column, stats, width):
+    """One column. The usual widths are written out, because a short inner loop costs more.
+
+    Where bins are few, neighbouring rows share one, and every sum would wait for the one before:
+    four tallies take turns.
+    """
+    few = len(part) <= 32 * (width + 1) and len(column) >= 64
+    tally = np.zeros(4 * len(part)) if few else part
+    turn, size = np.uint64(3 if few else 0), np.uint64(len(part))
+    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    if width == 1:
+        for i in range(len(column)):
+            at = (np.uint64(i) & turn) * size + np.uint64(column[i]) * two
+            tally[at] += stats[i]
+            tally[at + one] += 1.0
+    elif width == 2:
+        for i in range(len(column)):
+            at = (np.uint64(i) & turn) * size + np.uint64(column[i]) * three
+            tally[at] += stats[2 * i]
+            tally[at + one] += stats[2 * i + 1]
+            tally[at + two] += 1.0
+    elif width == 4:
+        for i in range(len(column)):
+            at = (np.uint64(i) & turn) * size + np.uint64(column[i]) * np.uint64(5)
+            tally[at] += stats[4 * i]
+            tally[at + one] += stats[4 * i + 1]
+            tally[at + two] += stats[4 * i + 2]
+            tally[at + three] += stats[4 * i + 3]
+            tally[at + four] += 1.0
+    else:
+        for i in range(len(column)):
+            at = (i & np.int64(turn)) * len(part) + np.int64(column[i]) * (width + 1)
+            for s in range(width):
+                tally[at + s] += stats[i * width + s]
+            tally[at + width] += 1.0
+    if few:
+        for t in range(4):
+            for b in range(len(part)):
+                part[b] += tally[t * len(part) + b]
 
 
 @njit(cache=True)
