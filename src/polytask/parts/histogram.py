@@ -20,7 +20,7 @@ like numbers (exact for one output: Fisher, "On grouping for maximum homogeneity
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -230,9 +230,46 @@ class Forest:
         gains = np.bincount(self.feature[inner], self.gain[inner], minlength=columns)
         return gains.astype(np.float64)
 
-    def arrays(self) -> dict[str, NDArray]:
-        """Every field by name, for saving; ``Forest(**arrays)`` is the way back."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def arrays(self, name: str) -> dict[str, NDArray]:
+        """Every field as ``name.field``, for saving."""
+        return {f"{name}.{f.name}": getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def loaded(cls, arrays: Mapping[str, NDArray], name: str, bins: Bins) -> Forest:
+        """What ``arrays`` gave; refused if walking it could leave the arrays or never end."""
+        empty = cls.empty(1, 1)
+        found = {}
+        for field in fields(cls):
+            array, like = arrays.get(f"{name}.{field.name}"), getattr(empty, field.name)
+            if array is None or array.dtype != like.dtype or array.ndim != like.ndim:
+                raise InputError(f"saved trees are damaged: no usable {name}.{field.name}")
+            found[field.name] = np.ascontiguousarray(array)
+        forest = cls(**found)
+        if not forest._is_sound(bins):
+            raise InputError(f"saved trees are damaged: {name} has a node that leads nowhere")
+        return forest
+
+    def _is_sound(self, bins: Bins) -> bool:
+        nodes, columns = len(self.feature), len(bins.edges)
+        per_node = (
+            self.threshold,
+            self.missing_left,
+            self.left,
+            self.subset,
+            self.value,
+            self.gain,
+        )
+        if any(len(array) != nodes for array in per_node) or self.subsets.shape[1] != 256:
+            return False
+        inner = np.flatnonzero(self.feature >= 0)
+        left, feature, subset = self.left[inner], self.feature[inner], self.subset[inner]
+        return bool(
+            ((self.roots >= 0) & (self.roots < nodes)).all()
+            and ((left > inner) & (left < nodes - 1)).all()  # children come later: no way back
+            and (feature < columns).all()
+            and ((subset >= 0) == bins.categorical[np.minimum(feature, columns - 1)]).all()
+            and (subset < len(self.subsets)).all()
+        )
 
 
 class Grower:
