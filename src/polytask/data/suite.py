@@ -438,7 +438,8 @@ def _by_group(
         notes.append(f"{values.null_count} rows without a value of {by!r} belong to no task")
     if left_out:
         shown = "; ".join(list(left_out.values())[:5]) + ("; ..." if len(left_out) > 5 else "")
-        notes.append(f"{len(left_out)} tasks left out for want of labels: {shown}")
+        many = f"{len(left_out)} tasks are" if len(left_out) > 1 else "1 task is"
+        notes.append(f"{many} left out for want of labels: {shown}")
     return table, tuple(found), notes
 
 
