@@ -192,8 +192,8 @@ def candidates(way: str, protocol: str, data: Data, eta: float) -> Iterator[Cand
     """What is tried on validation.
 
     ``paper`` are the paper's stumps and its grids, in which R-MTGB may have more trees than MTGB;
-    ``stumps`` the same with equal budgets. ``depth`` is depth 3 or 6, at least 5 rows a leaf, Newton
-    leaves for classes, and blocks that stop early.
+    ``stumps`` the same with equal budgets. ``depth`` is depth 3 or 6, at least 5 rows a leaf,
+    Newton leaves for classes, and blocks that stop early.
     """
     most = budget(data, protocol)
     if protocol != "depth":
@@ -675,7 +675,7 @@ def speed(record: Record) -> None:
 
 RIVALS = ("single task", "pooling", "task as feature", *LIGHTGBM)
 TABLES_OF_CLASSES = ("avila", "bank", "adult")
-UNRELATED = ("avila", "wq")  # the paper's pattern: plain per-task boosting wins there
+UNRELATED = ("avila",)  # the paper's pattern: plain per-task boosting wins there
 
 
 class Evidence:
@@ -807,13 +807,14 @@ def on_other_scenarios(e: Evidence) -> Iterator[Claim]:
             )
     ours = e.by_seed("rmse", way="R-MTGB", scenario=4, protocol="depth")
     if len(ours) >= 3:
-        mean, text, seeds = gain(ours, e.picked(RIVALS, "rmse", scenario=4, protocol="depth"))
+        theirs = e.picked(RIVALS, "rmse", scenario=4, protocol="depth")
+        _, text, seeds = gain(ours, theirs)
         yield said(
             "scenario 4: with strong trees R-MTGB beats the rival that validation picks (depth)",
             "",
             f"gain {text}",
-            "mean gain > 0",
-            mean > 0,
+            "gain > 0 in every seed",
+            all(ours[s] < theirs[s] for s in seeds),
             seeds,
         )
 
@@ -830,33 +831,33 @@ PAPER = {
 
 def on_tables(e: Evidence) -> Iterator[Claim]:
     for name in TITLES:
-        measure = measure_of(name)
+        measure, printed = measure_of(name), PAPER.get(name)
+        for protocol, words in (("paper", "the paper's grids"), ("stumps", "equal budgets")):
+            ours = e.by_seed(measure, table=name, way="R-MTGB", protocol=protocol)
+            theirs = e.by_seed(measure, table=name, way="MTGB", protocol=protocol)
+            if len(ours) >= 3 and len(theirs) >= 3:
+                mean, text, seeds = gain(ours, theirs)
+                yield said(
+                    f"{name}: R-MTGB is at least as good as MTGB (stumps, {words})",
+                    f"{printed[0]}, MTGB {printed[1]}" if printed else "",
+                    f"{measure} gain {text}",
+                    "mean gain ≥ 0",
+                    mean >= 0,
+                    seeds,
+                )
         ours = e.by_seed(measure, table=name, way="R-MTGB", protocol="stumps")
-        if len(ours) < 3:
+        theirs = e.by_seed(measure, table=name, way="single task", protocol="stumps")
+        if len(ours) < 3 or len(theirs) < 3:
             continue
-        theirs = {way: e.by_seed(measure, table=name, way=way, protocol="stumps") for way in BLOCKS}
-        printed = PAPER.get(name, ("", "", ""))
-        mean, text, seeds = gain(ours, theirs["MTGB"])
+        mean, text, seeds = gain(ours, theirs)
+        alone = name in UNRELATED
+        relation = "a model per task beats R-MTGB" if alone else "R-MTGB beats a model per task"
         yield said(
-            f"{name}: R-MTGB is at least as good as MTGB (stumps)",
-            f"{printed[0]}, MTGB {printed[1]}" if printed[0] else "sarcos: 14.748, MTGB 18.552",
-            f"{measure} gain {text}",
-            "mean gain ≥ 0",
-            mean >= 0,
-            seeds,
-        )
-        mean, text, seeds = gain(ours, theirs["single task"])
-        apart = name in UNRELATED
-        yield said(
-            f"{name}: a model per task beats R-MTGB, tasks are hardly related (stumps)"
-            if apart
-            else f"{name}: R-MTGB beats a model per task (stumps)",
-            f"{printed[0]}, single task {printed[2]}"
-            if printed[0]
-            else "sarcos: 14.748, single task 8.117",
+            f"{name}: {relation} (stumps, equal budgets)",
+            f"{printed[0]}, single task {printed[2]}" if printed else "",
             f"{measure} gain of R-MTGB {text}",
-            "mean gain < 0" if apart else "mean gain > 0",
-            (mean < 0) == apart,
+            "mean gain < 0" if alone else "mean gain > 0",
+            mean < 0 if alone else mean > 0,
             seeds,
         )
 
@@ -868,13 +869,13 @@ def on_strong_trees(e: Evidence) -> Iterator[Claim]:
         theirs = e.picked(RIVALS, measure, table=name, protocol="depth")
         if len(ours) < 3 or len(theirs) < 3:
             continue
-        mean, text, seeds = gain(ours, theirs)
+        _, text, seeds = gain(ours, theirs)
         yield said(
             f"{name}: with strong trees R-MTGB beats the rival that validation picks (depth)",
             "",
             f"{measure} gain {text}",
-            "mean gain > 0",
-            mean > 0,
+            "gain > 0 in every seed",
+            all(ours[s] < theirs[s] for s in seeds),
             seeds,
         )
 
@@ -958,7 +959,17 @@ def on_speed(e: Evidence) -> Iterator[Claim]:
 CLAIMANTS = (on_the_main_scenario, on_other_scenarios, on_tables, on_strong_trees, on_speed)
 
 # Why a claim does not hold, where it does not: the first key that its sentence contains.
-REASONS: dict[str, str] = {}
+REASONS: dict[str, str] = {
+    "scenario 2: single task": "of 600 trees a row at most 200 are a task's own here, all of a "
+    "model per task are; what is shared has nothing to give",
+    "scenario 3: R-MTGB": "there is no group to find; the two are level within their spread",
+    "scenario 4: with strong trees": "a deep tree that may split on the task finds the two groups "
+    "by itself, and each task's own part as well",
+    "(stumps, equal budgets)": "a round of block 2 costs two trees; spent on shared rounds they do "
+    "as much, where no group of tasks is far from the others",
+    "with strong trees R-MTGB beats": "boosters that may split on the task, or share all trees, "
+    "are level with it within the spread of seeds: what it tells apart they reach with depth",
+}
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -985,21 +996,26 @@ def answer(e: Evidence) -> str:
     rows = []
     for name, title in TITLES.items():
         measure, cells = measure_of(name), [title]
-        for protocol in ("stumps", "depth"):
+        for protocol in ("paper", "stumps", "depth"):
             where = {"table": name, "protocol": protocol}
             ours = e.by_seed(measure, way="R-MTGB", **where)
             mtgb = e.by_seed(measure, way="MTGB", **where)
-            rival = e.picked(RIVALS, measure, **where) if ours else {}
-            if not (ours and mtgb and rival):
+            if not (ours and mtgb):
                 break
-            cells += [gain(ours, mtgb)[1], gain(ours, rival)[1]]
+            cells.append(gain(ours, mtgb)[1])
+            if protocol != "paper":
+                rival = e.picked(RIVALS, measure, **where)
+                if not rival:
+                    break
+                cells.append(gain(ours, rival)[1])
         else:
             used = [r["result"]["chosen"] for r in e.record.select(way="R-MTGB", **where)]
             kept = sum(", 0, " not in chosen for chosen in used)
             rows.append([*cells, f"{kept} of {len(used)}"])
     if not rows:
         return ""
-    head = ["set", "stumps: over MTGB", "over the rival", "depth: over MTGB", "over the rival"]
+    head = ["set", "stumps, the paper's grids: over MTGB", "stumps: over MTGB", "over the rival"]
+    head += ["depth: over MTGB", "over the rival"]
     title = (
         "**Gain of R-MTGB** in percent of the error (RMSE, log loss for classes); *the rival* is "
         "the one of single task, pooling, task as feature and both LightGBMs that was best on "
