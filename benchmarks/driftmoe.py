@@ -31,6 +31,8 @@ from stream_rivals import (
     GRACE,
     CapyMOA,
     CapyTrees,
+    CompiledTrees,
+    Experts,
     RiverTrees,
     Straightforward,
     river_model,
@@ -157,12 +159,13 @@ def river(kind: str, stream: str, rows: int, seed: int) -> dict[str, Any]:
     return judged(model, found, label=f"river {kind}")
 
 
-def plainly(routing: str, stream: str, rows: int, seed: int) -> dict[str, Any]:
-    """DriftMoE written plainly over CapyMOA's trees: learned or random routing, and the oracle."""
+def plainly(
+    routing: str, stream: str, rows: int, seed: int, trees: str = "CapyMOA"
+) -> dict[str, Any]:
+    """DriftMoE written plainly: learned or random routing, and the oracle."""
     found = stream_of(stream, rows, seed)
-    model = Straightforward(
-        found, CapyTrees(found, MEMBERS), members=MEMBERS, routing=routing, seed=seed
-    )  # type: ignore[arg-type]
+    experts: Experts = {"CapyMOA": CapyTrees, "ours": CompiledTrees}[trees](found, MEMBERS)
+    model = Straightforward(found, experts, members=MEMBERS, routing=routing, seed=seed)  # type: ignore[arg-type]
     result = judged(model, found, label=f"plain, {routing}")
     share = model.asked / model.asked.sum()
     return {**result, "oracle": model.right_somewhere / len(found), "share": share.tolist()}
@@ -285,6 +288,7 @@ def plan() -> Iterator[Cell]:
     yield from over(plainly, ["learned", "random"], REQUIRED, rows=SHORT)
     yield from over(ours, ["tree", *options], NINE)
     yield from over(speed, ["tree", "DriftMoE"], REQUIRED, SEEDS[:1], rows=5_000)
+    yield from over(plainly, ["learned"], REQUIRED, rows=SHORT, trees="ours")
     yield from over(capymoa, ["tree", *ENSEMBLES], NINE, SEEDS[:1])
     yield from over(capymoa, ["tree", "arf", "ozabag"], NINE, SEEDS[1:])
     yield from over(ours, alone, PAPER, rows=FULL)
@@ -378,7 +382,7 @@ class Evidence:
         **settings: Any,
     ) -> dict[int, Any]:
         by = by or ("ours" if what in OURS or what == "tree" else "capymoa")
-        asked = {"members": None, "delay": None, **settings}
+        asked = {"members": None, "delay": None, "trees": None, **settings}
         cells = self.record.select(by=by, what=what, stream=stream, rows=rows, **asked)
         return {c["settings"]["seed"]: measure(c["result"]) for c in cells}
 
@@ -653,22 +657,30 @@ def agreements(evidence: Evidence) -> Iterator[Claim | None]:
         lambda _, g: abs(g.mean) <= 0.5,
         reason=REASONS["same tree"],
     )
-    yield judge(
-        "our MoE-Data does as well as the same written plainly over CapyMOA's trees",
-        "within 1 point on each",
-        {
-            s: gap(
-                evidence.of("MoE-Data", s, SHORT), evidence.of("learned", s, SHORT, by="plainly")
-            )
-            for s in REQUIRED
-        },
-        lambda _, g: abs(g.mean) <= 1,
-        reason=REASONS["same moe"],
-    )
+    for trees, whose in (("ours", "the same trees"), (None, "CapyMOA's trees")):
+        yield judge(
+            f"the compiled MoE-Data does as well as one written plainly over {whose}",
+            "within 1 point on each",
+            {
+                s: gap(
+                    evidence.of("MoE-Data", s, SHORT),
+                    evidence.of("learned", s, SHORT, by="plainly", trees=trees),
+                )
+                for s in REQUIRED
+            },
+            lambda _, g: abs(g.mean) <= 1,
+            reason=REASONS["other trees"] if trees is None else "",
+        )
 
 
 # Why a claim does not hold, where it does not: found out, not guessed.
-REASONS: dict[str, str] = defaultdict(str)
+REASONS: dict[str, str] = defaultdict(
+    str,
+    {
+        "other trees": "Over our own trees the plain one is within a point, so the router and its "
+        "training agree; what differs is the trees, which as single trees agree to half a point.",
+    },
+)
 
 
 # -- tables --------------------------------------------------------------------------------------
