@@ -288,21 +288,18 @@ def plan() -> Iterator[Cell]:
     yield from over(plainly, ["learned", "random"], REQUIRED, rows=SHORT)
     yield from over(ours, ["tree", *options], NINE)
     yield from over(speed, ["tree", "DriftMoE"], REQUIRED, SEEDS[:1], rows=5_000)
-    yield from over(plainly, ["learned"], REQUIRED, rows=SHORT, trees="ours")
-    yield from over(capymoa, ["tree", *ENSEMBLES], NINE, SEEDS[:1])
-    yield from over(capymoa, ["tree", "arf", "ozabag"], NINE, SEEDS[1:])
+    yield from over(capymoa, ["tree", "arf", "ozabag"], NINE)
     yield from over(ours, alone, PAPER, rows=FULL)
     yield from over(ours, sweep, ["LED_g"])
     yield from over(ours, alone, ["LED_a", "LED_g"], delay=DELAY)
     yield from over(capymoa, ["arf"], ["LED_a", "LED_g"], delay=DELAY)
+    yield from over(plainly, ["learned"], REQUIRED, rows=SHORT, trees="ours")
     yield from over(ours, ["tree", *options], SMALL)
+    yield from over(capymoa, ["levbag", "srp"], NINE)
     for learners in (river, capymoa):
         yield from over(learners, ["tree", "arf"], CROSS, SEEDS[:1], rows=20_000)
-    yield from over(capymoa, ["arf", "ozabag"], SMALL, SEEDS[:1])
-    yield from over(capymoa, ["arf"], MANY_ON, SEEDS[:1], rows=20_000, members=MANY)
-    yield from over(capymoa, ["levbag", "srp"], NINE, SEEDS[1:])
-    rest = [kind for kind in ENSEMBLES if kind != "arf"]
-    yield from over(capymoa, rest, MANY_ON, SEEDS[:1], rows=20_000, members=MANY)
+    yield from over(capymoa, ["arf", "ozabag"], SMALL)
+    yield from over(capymoa, ENSEMBLES, MANY_ON, SEEDS[:1], rows=20_000, members=MANY)
 
 
 def run() -> Record:
