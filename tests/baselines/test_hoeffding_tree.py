@@ -89,7 +89,9 @@ def test_rows_of_every_form_are_the_same_rows(frame: Any, labels: Any) -> None:
     of_frame.learn_many(numbers, labels)
     of_array.learn_many(numbers.to_numpy(), labels)
     same(of_frame, of_array)
-    assert np.array_equal(of_frame.predict_many(numbers[["c", "a", "b"]]), of_array.predict_many(numbers))
+    assert np.array_equal(
+        of_frame.predict_many(numbers[["c", "a", "b"]]), of_array.predict_many(numbers)
+    )
 
 
 def test_a_feature_may_vanish_but_none_appears(frame: Any, labels: Any) -> None:
@@ -98,7 +100,9 @@ def test_a_feature_may_vanish_but_none_appears(frame: Any, labels: Any) -> None:
     gone = frame.assign(c=np.nan)
     assert np.array_equal(model.predict_many(frame.drop(columns="c")), model.predict_many(gone))
     x = records(frame)[0]
-    assert model.predict_one({k: v for k, v in x.items() if k != "c"}) == model.predict_many(gone)[0]
+    assert (
+        model.predict_one({k: v for k, v in x.items() if k != "c"}) == model.predict_many(gone)[0]
+    )
     model.learn_one({"a": 1.0}, "far")
     for attempt in (
         lambda: model.learn_one({**x, "wind": 3.0}, "far"),
@@ -126,8 +130,13 @@ def test_wrong_rows_are_refused_by_name(frame: Any, labels: Any) -> None:
         (lambda: tree().predict_many(frame), "no class"),
         (lambda: tree(nominal=["twon"]).learn_one(x, "far"), "'twon'.*'town'"),
         (lambda: tree(classes=["far", "far"]).learn_one(x, "far"), "twice"),
-        (lambda: tree(nominal=None).learn_one({"a": 1.0, **dict.fromkeys("bc")}, 1) or
-         tree().save_pretrained("nowhere"), "not fitted"),
+        (
+            lambda: (
+                tree(nominal=None).learn_one({"a": 1.0, **dict.fromkeys("bc")}, 1)
+                or tree().save_pretrained("nowhere")
+            ),
+            "not fitted",
+        ),
     ]
     for attempt, sentence in cases:
         with pytest.raises(InputError, match=sentence):
@@ -138,14 +147,19 @@ def test_before_the_first_label_nothing_is_known() -> None:
     model = HoeffdingTree()
     assert model.predict_one({"a": 1.0}) is None
     assert model.predict_proba_one({"a": 1.0}) == {}
-    assert HoeffdingTree(classes=[3, 5], features=1).predict_many(np.zeros((2, 1))).tolist() == [3, 3]
+    assert HoeffdingTree(classes=[3, 5], features=1).predict_many(np.zeros((2, 1))).tolist() == [
+        3,
+        3,
+    ]
 
 
 def test_a_new_value_counts_as_missing_until_it_is_learned(frame: Any, labels: Any) -> None:
     model = tree()
     model.learn_many(frame, labels)
     x = records(frame)[0]
-    assert model.predict_proba_one({**x, "town": "Jena"}) == model.predict_proba_one({**x, "town": None})
+    assert model.predict_proba_one({**x, "town": "Jena"}) == model.predict_proba_one(
+        {**x, "town": None}
+    )
     before = model.schema_.values.tolist()
     model.learn_one({**x, "town": "Jena"}, "far")
     assert model.schema_.values.tolist() == [*before[:3], before[3] + 1]
@@ -157,7 +171,9 @@ def test_saved_in_the_middle_it_goes_on_to_the_bit(frame: Any, labels: Any, tmp_
     model.save_pretrained(tmp_path / "tree")
     loaded = HoeffdingTree.from_pretrained(tmp_path / "tree")
     rest, y = frame[700:], labels[700:]
-    assert np.array_equal(model.test_then_train(rest, rest, y), loaded.test_then_train(rest, rest, y))
+    assert np.array_equal(
+        model.test_then_train(rest, rest, y), loaded.test_then_train(rest, rest, y)
+    )
     same(model, loaded)
 
 
@@ -165,7 +181,9 @@ def test_promises() -> None:
     suite = mixed_suite().only("rooms", "sold")
     checks = check_system(HoeffdingTree, suite=suite, grace=20)
     broken = {check.name: check.detail for check in checks if check.passed is False}
-    assert set(broken) == {"another seed, another result"}, broken  # without subspace it draws nothing
+    assert set(broken) == {"another seed, another result"}, (
+        broken
+    )  # without subspace it draws nothing
     drawn = check_system(HoeffdingTree, suite=suite, grace=20, subspace=1)
     assert [check for check in drawn if check.passed is False] == []
 

@@ -44,7 +44,9 @@ def digits(rows: int) -> tuple[NDArray, NDArray]:
     """LED-like: ten classes, seven noisy segments, three that mean nothing; all nominal."""
     rng = np.random.default_rng(1)
     y, segments = rng.integers(0, 10, rows), rng.integers(0, 2, (10, 7))
-    X = np.column_stack([segments[y] ^ (rng.random((rows, 7)) < 0.05), rng.integers(0, 2, (rows, 3))])
+    X = np.column_stack(
+        [segments[y] ^ (rng.random((rows, 7)) < 0.05), rng.integers(0, 2, (rows, 3))]
+    )
     return X.astype(float), in_order(y)
 
 
@@ -93,7 +95,13 @@ def test_the_tree_is_rivers_tree(stream: Any, binary: bool, leaf: Any) -> None:
     pool = pool_for(X, nominal, grace=50, delta=1e-3, leaf=leaf, binary=binary, **RIVER)
     labels = pool.test_then_train(X, X, y)
     theirs, structure = rivers(
-        X, y, nominal, grace_period=50, delta=1e-3, leaf_prediction=LEAVES[leaf], binary_split=binary
+        X,
+        y,
+        nominal,
+        grace_period=50,
+        delta=1e-3,
+        leaf_prediction=LEAVES[leaf],
+        binary_split=binary,
     )
     assert np.array_equal(labels, theirs)
     ours = pool.structure()
@@ -112,7 +120,14 @@ def test_ten_classes_of_nominal_values_as_river(binary: bool) -> None:
     pool = pool_for(X, nominal, 10, **fields, **RIVER)
     labels = pool.test_then_train(X, X, y)
     theirs, structure = rivers(
-        X, y, nominal, grace_period=100, delta=0.5, tau=0.3, binary_split=binary, leaf_prediction="nb"
+        X,
+        y,
+        nominal,
+        grace_period=100,
+        delta=0.5,
+        tau=0.3,
+        binary_split=binary,
+        leaf_prediction="nb",
     )
     assert [node[:3] for node in pool.structure()] == [node[:3] for node in structure]
     assert len(structure) > 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def units_of(X: np.ndarray) -> np.ndarray:
 def test_weights_are_torchs_after_some_steps(rows: int) -> None:
     rng = np.random.default_rng(0)
     net = new_net(SIZES, 1e-2, seed=3)
-    linear = [nn.Linear(i, o) for i, o in zip(SIZES, SIZES[1:], strict=False)]
+    linear = [nn.Linear(i, o) for i, o in pairwise(SIZES)]
     for layer, (weights, bias) in zip(linear, layers(net), strict=True):
         layer.weight.data = torch.from_numpy(weights.T.copy())
         layer.bias.data = torch.from_numpy(bias.copy())

@@ -32,9 +32,8 @@ class HoeffdingTree(TreeSettings, StreamLearner):
     def _begin(self, schema: Schema) -> None:
         self.pool_ = TreePool(1, schema.values, max(1, len(schema.classes)), self, self.seed)
 
-    def _add_classes(self, more: int) -> None:
-        assert self.schema_ is not None
-        self.pool_.add_classes(len(self.schema_.classes) - self.pool_.classes)
+    def _add_classes(self, classes: int) -> None:
+        self.pool_.add_classes(classes - self.pool_.classes)
 
     def _add_values(self, values: NDArray) -> None:
         self.pool_.add_values(values)

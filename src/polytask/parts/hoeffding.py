@@ -245,7 +245,7 @@ def naive_bayes(forest, leaf, x, scores):
 
 @njit
 def answer(forest, rules, leaf, x, scores):
-    """The leaf's class. scores [C] are then log-probabilities up to a constant (True), or weights."""
+    """The leaf's class. scores [C] become log-chances up to a constant (True), or weights."""
     node = forest.nodes[leaf]
     bayes = rules.leaf == 1 or (rules.leaf == 2 and node.bayes >= node.majority)
     if bayes and node.slot >= 0:
@@ -641,7 +641,7 @@ class TreePool:
         return out
 
     def learn(self, X: NDArray, y: NDArray, weights: NDArray | None = None) -> None:
-        """Train on rows ``[n, F]`` with classes ``[n]``; weights ``[n, E]``, 0 leaves a tree out."""
+        """Train on rows ``[n, F]``, classes ``[n]``; a weight of 0 in ``[n, E]`` spares a tree."""
         self.test_then_train(X[:0], X, y, weights)
 
     def test_then_train(
@@ -696,23 +696,24 @@ class TreePool:
 
     def add_classes(self, more: int) -> None:
         """Room for classes that were not known before; what was learned stays."""
+        if more <= 0:
+            return
         forest = self.forest
 
         def wider(array: NDArray) -> NDArray:
             return np.concatenate([array, np.zeros((*array.shape[:-1], more))], axis=-1)
 
         old = self.classes
-        votes, numeric, nominal = (
-            wider(a) for a in (forest.votes, forest.numeric, forest.nominal)
-        )
+        votes, numeric, nominal = (wider(a) for a in (forest.votes, forest.numeric, forest.nominal))
         votes[:, LOG, old:] = -np.inf
         numeric[:, :, LOW, old:], numeric[:, :, HIGH, old:] = np.inf, -np.inf
         self.forest = forest._replace(votes=votes, numeric=numeric, nominal=nominal)
         self._smooth(np.arange(old, old + more))
 
     def add_values(self, values: NDArray) -> None:
-        """Room for values of nominal features that were not known before; ``values [F]``: the new
-        numbers of values. A test with a branch per value gets a branch for each of them.
+        """Room for nominal values that were not known before; ``values [F]`` are the new numbers.
+
+        A test with a branch per value gets a branch for each of them.
         """
         old, place = self.forest, self.forest.place
         values = np.asarray(values, np.int32)

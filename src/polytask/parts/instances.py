@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -140,7 +140,10 @@ class Schema:
             if codes is not None:
                 column = X[:, i]
                 inside = (column >= 0) & (column < len(codes)) & (column == np.floor(column))
-                if list(codes) != list(range(len(codes))) or not (inside | (column != column)).all():
+                if (
+                    list(codes) != list(range(len(codes)))
+                    or not (inside | (column != column)).all()
+                ):
                     return False
         return True
 
@@ -253,21 +256,23 @@ class StreamLearner(FittedMixin):
     classes: object | None = None
     seed: int = 0
 
-    schema_: ClassVar[Schema | None] = None
+    schema_: Schema | None = field(default=None, init=False, repr=False, compare=False)
 
     def _begin(self, schema: Schema) -> None:
         """Set the model up, for a stream that is about to begin."""
         raise NotImplementedError
 
-    def _add_classes(self, more: int) -> None:
+    def _add_classes(self, classes: int) -> None:
+        """Be ready for so many classes, which may be as many as before."""
         raise NotImplementedError
 
     def _add_values(self, values: NDArray) -> None:
         raise NotImplementedError
 
     def _pass(self, X: NDArray, X_learn: NDArray, y: NDArray) -> NDArray:
-        """For each i: label X[i] if there is such a row, then learn (X_learn[i], y[i]) if there
-        is; the codes of the labels. ``X_learn is X`` when both are the same rows.
+        """For each i the label's code of X[i], then learn (X_learn[i], y[i]), where they are there.
+
+        ``X_learn is X`` when both are the same rows.
         """
         raise NotImplementedError
 
@@ -387,7 +392,7 @@ class StreamLearner(FittedMixin):
             data={
                 "config": {"system": self.id, "settings": to_dict(plain)},
                 "processor": processor.to_dict() if processor else None,
-                "streams": {name: model.schema_.to_dict() for name, model in models.items()},
+                "streams": {n: m.schema_.to_dict() for n, m in models.items() if m.schema_},
             },
             tensors={
                 f"{name}/{key}": torch.from_numpy(np.ascontiguousarray(array))
@@ -434,7 +439,9 @@ class StreamLearner(FittedMixin):
         if len(labels) != len(train):
             raise InputError(f"there are {len(train)} rows to learn from and {len(labels)} labels")
         if test is not None and len(train) > len(test):
-            raise InputError(f"{len(train)} rows to learn from are more than {len(test)} to predict")
+            raise InputError(
+                f"{len(train)} rows to learn from are more than {len(test)} to predict"
+            )
         found, done = [], 0
         end = len(train) if test is None else len(test)
         while done < end:
@@ -477,9 +484,7 @@ class StreamLearner(FittedMixin):
         assert schema is not None
         if not np.array_equal(before, schema.values):
             self._add_values(schema.values)
-        if len(schema.classes) > self.width_:
-            self._add_classes(len(schema.classes) - self.width_)
-            self.width_ = len(schema.classes)
+        self._add_classes(len(schema.classes))
 
     def _named(self, codes: NDArray) -> NDArray:
         assert self.schema_ is not None
@@ -505,13 +510,13 @@ class StreamLearner(FittedMixin):
         """The schema; at the first instances it is made of the settings and of what is there."""
         if self.schema_ is None:
             features, nominal = _described(self.features, self.nominal, X)
-            given = range(self.classes) if isinstance(self.classes, int) else self.classes
+            given: Any = range(self.classes) if isinstance(self.classes, int) else self.classes
             self._start(Schema(features, nominal, list(given or ()), given is not None))
         assert self.schema_ is not None
         return self.schema_
 
     def _start(self, schema: Schema) -> None:
-        self.schema_, self.width_ = schema, len(schema.classes)
+        self.schema_ = schema
         self._begin(schema)
 
 

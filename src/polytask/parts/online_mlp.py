@@ -10,6 +10,7 @@ A row's logits are the same bits alone and among others: sums run in the order o
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -133,19 +134,26 @@ def new_net(sizes: tuple[int, ...], lr: float, seed: int) -> Net:
     """A fresh network."""
     rng = np.random.default_rng(seed)
     parts = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         bound = math.sqrt(6 / (inputs + outputs))
         parts += [rng.uniform(-bound, bound, inputs * outputs), np.zeros(outputs)]
     weights = np.concatenate(parts).astype(np.float32)
-    moments = (np.zeros_like(weights) for _ in range(3))
-    random = rng.integers(2**63, size=1).astype(np.uint64)
-    return Net(weights, *moments, np.array(sizes, np.int64), np.zeros(1, np.int64), random, lr)
+    return Net(
+        weights,
+        gradient=np.zeros_like(weights),
+        first=np.zeros_like(weights),
+        second=np.zeros_like(weights),
+        sizes=np.array(sizes, np.int64),
+        steps=np.zeros(1, np.int64),
+        random=rng.integers(2**63, size=1).astype(np.uint64),
+        lr=lr,
+    )
 
 
 def layers(net: Net) -> list[tuple[NDArray, NDArray]]:
     """(W ``[in, out]``, b) of every layer: views."""
     found, at = [], 0
-    for inputs, outputs in zip(net.sizes, net.sizes[1:], strict=False):
+    for inputs, outputs in pairwise(net.sizes):
         weights = net.weights[at : at + inputs * outputs].reshape(inputs, outputs)
         at += inputs * outputs
         found.append((weights, net.weights[at : at + outputs]))

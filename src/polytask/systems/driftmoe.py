@@ -85,8 +85,8 @@ def _route(net, notes, options, x, units, dropout):
     """Fill ``units`` for one instance; the logits come last."""
     for i in range(len(x)):
         value = 0.0 if x[i] != x[i] else x[i]
-        if options.standardise and x[i] == x[i] and notes.scale[0, i] > 1:
-            spread = math.sqrt(notes.scale[2, i] / (notes.scale[0, i] - 1))
+        if options.standardise and x[i] == x[i]:
+            spread = math.sqrt(notes.scale[2, i] / max(1.0, notes.scale[0, i] - 1))
             value = (x[i] - notes.scale[1, i]) / spread if spread > 0 else 0.0
         units[i] = np.float32(value)
     forward(net, units, dropout)
@@ -309,9 +309,9 @@ class DriftMoE(StreamLearner):
         if self.batch is not None and self.batch < 1:
             raise InputError(f"batch is {self.batch!r}; it must be at least 1")
 
-    def _add_classes(self, more: int) -> None:
-        assert self.schema_ is not None
-        more = len(self.schema_.classes) - len(self.notes_.seen)
+    def _add_classes(self, classes: int) -> None:
+        if (more := classes - len(self.notes_.seen)) <= 0:
+            return
         notes = self.notes_._replace(seen=_padded(self.notes_.seen, more))
         if self.mode == "task":
             self.net_ = add_outputs(self.net_, more, self.seed)
@@ -327,7 +327,9 @@ class DriftMoE(StreamLearner):
 
     def _add_values(self, values: NDArray) -> None:
         if self.pool is not None:
-            raise InputError("trees of another library cannot grow new values; give them in nominal")
+            raise InputError(
+                "trees of another library cannot grow new values; give them in nominal"
+            )
         self.pool_.add_values(values)
 
     def _pass(self, X: NDArray, X_learn: NDArray, y: NDArray) -> NDArray:
@@ -401,8 +403,9 @@ class DriftMoE(StreamLearner):
 
     @property
     def usage_(self) -> dict[str, Any]:
-        """What has been seen of the router: share of instances that each expert answered, the
-        accuracy of an oracle that would pick a right expert wherever there is one (data mode).
+        """Share of instances that each expert answered; accuracy of the best possible choice.
+
+        The latter, ``oracle``, is the share of instances that some expert had right (data mode).
         """
         learned = max(1, int(self.notes_.seen.sum()))
         oracle = float(self.notes_.right[0] / learned) if self.mode == "data" else None
@@ -430,7 +433,7 @@ class DriftMoE(StreamLearner):
         self.pool_.restore(part("trees."))
         net = part("router.")
         net["random"] = net["random"].view(np.uint64)
-        self.net_ = self.net_._replace(**net, gradient=np.zeros_like(net["weights"]))
+        self.net_ = Net(**net, gradient=np.zeros_like(net["weights"]), lr=self.lr)
         self.notes_ = Notes(**part("notes."))
 
     @property
@@ -445,8 +448,7 @@ class DriftMoE(StreamLearner):
     def parameters_(self) -> int:
         """Weights of the routers and class weights of all leaves."""
         return sum(
-            len(model.net_.weights)
-            + int(model.pool_.forest.leaves.sum()) * model.pool_.classes
+            len(model.net_.weights) + int(model.pool_.forest.leaves.sum()) * model.pool_.classes
             for model in self.models_.values()
         )
 
