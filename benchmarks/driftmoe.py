@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from harness import Record, write_claims
+from polytask.systems.routed_forest import RoutedForest
 from render import markdown
 from stream_rivals import (
     CONFIDENCE,
@@ -194,6 +195,8 @@ def model_of(what: str, stream: Stream, seed: int) -> Any:
     }
     if what == "tree":
         return HoeffdingTree(**shape, grace=GRACE, delta=CONFIDENCE)
+    if what == "routed forest":
+        return RoutedForest(**shape)
     return DriftMoE(**shape, **OURS[what])
 
 
@@ -254,6 +257,7 @@ REQUIRED = ("SEA_a", "LED_a", "RBF_m")  # the sheet's experiment, 40,000 rows
 PAPER = ("LED_a", "LED_g", "SEA_a", "SEA_g", "RBF_m", "RBF_f")  # generated as there
 LAWS = ("LED_a", "LED_g", "SEA_a", "SEA_g")  # without random parameters: levels can be compared
 NINE = (*PAPER, "Electricity", "Flights", "RBF7")  # the last three in place of the paper's
+BEHIND = ("RBF_m", "RBF_f", "Electricity", "RBF7")  # where DriftMoE is far behind ARF
 SMALL = tuple(name for name in REAL if name not in NINE)
 MANY_ON = ("LED_g", "SEA_g", "RBF_m", "Electricity")  # a hundred members, 20,000 rows
 CROSS = ("SEA_a", "LED_a", "RBF_m", "Electricity")  # river's own learners, 20,000 rows
@@ -295,12 +299,15 @@ def plan() -> Iterator[Cell]:
     yield from over(ours, alone, LAWS, SEEDS[1:], rows=FULL)
     yield from over(ours, ["MoE-Task"], LAWS[:2], SEEDS[:1], rows=FULL)
     yield from over(capymoa, ["tree", "arf", "ozabag"], NINE, SEEDS[:1])
+    yield from over(ours, ["routed forest"], REQUIRED, rows=SHORT)
+    yield from over(ours, ["routed forest"], NINE)
+    yield from over(capymoa, ["arf"], BEHIND, SEEDS[1:])
     for streams in (REQUIRED, PAPER, NINE):
         yield from over(capymoa, ["arf", "ozabag"], streams, SEEDS[1:])
     yield from over(ours, alone, PAPER, SEEDS[1:], rows=FULL)
     yield from over(capymoa, ["arf"], ["LED_a", "LED_g"], delay=DELAY)
     yield from over(plainly, ["learned"], REQUIRED, rows=SHORT, trees="ours")
-    yield from over(ours, ["tree", *options], SMALL)
+    yield from over(ours, ["tree", *options, "routed forest"], SMALL)
     yield from over(capymoa, ["tree", "levbag", "srp"], NINE)
     for learners in (river, capymoa):
         yield from over(learners, ["tree", "arf"], CROSS, SEEDS[:1], rows=20_000)
@@ -352,6 +359,7 @@ PRINTED = {
 }  # fmt: skip
 NAMES = {
     "tree": "Hoeffding tree",
+    "routed forest": "Routed forest",
     "arf": "ARF",
     "srp": "SRP",
     "levbag": "LevBag",
@@ -384,7 +392,7 @@ class Evidence:
         by: str | None = None,
         **settings: Any,
     ) -> dict[int, Any]:
-        by = by or ("ours" if what in OURS or what == "tree" else "capymoa")
+        by = by or ("ours" if what in (*OURS, "tree", "routed forest") else "capymoa")
         asked = {"members": None, "delay": None, "trees": None, **settings}
         cells = self.record.select(by=by, what=what, stream=stream, rows=rows, **asked)
         return {c["settings"]["seed"]: measure(c["result"]) for c in cells}
@@ -691,7 +699,7 @@ REASONS: dict[str, str] = defaultdict(
 
 SHOWN = (
     "tree", "MoE-Data", "MoE-Data, standardised", "MoE-Data, class-weighted", "MoE-Task",
-    "MoE-Task, experts", "arf", "srp", "levbag", "ozabag",
+    "MoE-Task, experts", "routed forest", "arf", "srp", "levbag", "ozabag",
 )  # fmt: skip
 
 
