@@ -293,6 +293,7 @@ def test_gains_name_the_column_that_mattered() -> None:
 
 def test_without_numba_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "polytask.parts.histogram")
+    for name in ("compiled", "histogram"):
+        monkeypatch.delitem(sys.modules, f"polytask.parts.{name}")
     with pytest.raises(InputError, match=r"'numba' is not installed; install polytask\[trees\]"):
         importlib.import_module("polytask.parts.histogram")

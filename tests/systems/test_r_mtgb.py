@@ -318,6 +318,16 @@ def test_text_columns_and_gaps_are_read() -> None:
     )
 
 
+def test_a_second_fit_forgets_the_first() -> None:
+    X, y, task = draw()
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(a="Bonn")
+    model = RMTGBRegressor(**SMALL).fit(frame, y[:, 0], task)
+    again = model.fit(X, y[:, 0], np.where(task == 2, "b", "a")).predict(X, ["a"] * len(X))
+    fresh = RMTGBRegressor(**SMALL).fit(X, y[:, 0], np.where(task == 2, "b", "a"))
+    np.testing.assert_array_equal(again, fresh.predict(X, ["a"] * len(X)))
+    assert model.tasks_.tolist() == ["a", "b"]
+
+
 def test_several_targets_at_once() -> None:
     X, y, task = draw(outputs=3)
     y[:, 1] *= 1000
@@ -521,6 +531,12 @@ def test_groups_are_told_apart_and_explained(schools: Suite) -> None:
     assert told["scores"]["school=3"] > 0.9 > 0.1 > told["scores"]["school=0"]
     assert told["sentence"].startswith("1 of 4 tasks do not go with the others: school=3 (gap ")
     assert all(scores["ev"] > 0.9 for scores in learner.score(schools).values())
+
+
+def test_without_the_groups_there_is_nothing_to_explain(schools: Suite) -> None:
+    told = RMTGB(n1=2, n2=0, n3=2).fit(schools).explain()
+    assert told["sentence"] == "no outlier group: block 2, which would find it, has no trees"
+    assert set(told["scores"].values()) == {0.0} and told["outliers"] == []
 
 
 def test_targets_of_groups_are_scaled_together_and_others_apart(schools: Suite) -> None:

@@ -72,7 +72,7 @@ class Rows:
     tasks: NDArray[np.int64]
 
     @classmethod
-    def sorted(cls, X: Floats, y: Floats, tasks: NDArray[np.int64]) -> Rows:
+    def ordered(cls, X: Floats, y: Floats, tasks: NDArray[np.int64]) -> Rows:
         if (np.diff(tasks) >= 0).all():
             return cls(X, y, tasks)
         order = np.argsort(tasks, kind="stable")

@@ -42,7 +42,7 @@ class TaskEstimator(BaseEstimator):  # type: ignore[misc]
     def _read(self, X: Any, task: Any, fitting: bool, **checks: Any) -> tuple[Any, Any, NDArray]:
         """(numbers, y where fitting, task of each row), from what fit or predict were given."""
         if not fitting:
-            check_is_fitted(self, "blocks_")
+            check_is_fitted(self, "tasks_")
         X, task = self._without_task(X, task)
         X = self._without_text(X, fitting)
         read = validate_data(
@@ -51,9 +51,6 @@ class TaskEstimator(BaseEstimator):  # type: ignore[misc]
         X, y = read if fitting else (read, None)
         if fitting:
             self._categories = self._positions()
-        if np.isinf(X).any():
-            row, column = np.argwhere(np.isinf(X))[0]
-            raise InputError(f"X is infinity in row {row}, column {column}; use NaN where missing")
         return X, y, self._codes(task, len(X), fitting)
 
     def _without_task(self, X: Any, task: Any) -> tuple[Any, Any]:
@@ -74,26 +71,23 @@ class TaskEstimator(BaseEstimator):  # type: ignore[misc]
         return np.delete(X, self.task_column, axis=1), X[:, self.task_column]
 
     def _without_text(self, X: Any, fitting: bool) -> Any:
-        """A data frame with its text columns as numbers."""
-        if not hasattr(X, "select_dtypes"):
-            return X
+        """A data frame with its text columns as numbers; anything else as it is."""
+        is_frame = hasattr(X, "select_dtypes")
         if fitting:
-            texts = list(X.select_dtypes(include=["object", "category", "string"]).columns)
-            self._texts = OrdinalEncoder(
-                handle_unknown="use_encoded_value", unknown_value=np.nan
-            ).set_output(transform="pandas")
-            self._text_columns = texts
-            if texts:
-                self._texts.fit(X[texts])
-        texts = getattr(self, "_text_columns", [])
-        if not texts or not set(texts) <= set(X.columns):
+            texts = X.select_dtypes(include=["object", "category", "string"]) if is_frame else None
+            self._text_columns = [] if texts is None else list(texts.columns)
+            if self._text_columns:
+                encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
+                self._texts = encoder.fit(texts)
+        if not self._text_columns or not is_frame or not set(self._text_columns) <= set(X.columns):
             return X
-        return X.assign(**{str(k): v for k, v in self._texts.transform(X[texts]).items()})
+        numbers = self._texts.transform(X[self._text_columns])
+        return X.assign(**dict(zip(self._text_columns, numbers.T, strict=True)))
 
     def _positions(self) -> list[int]:
         """Positions of the categorical columns."""
         names = list(getattr(self, "feature_names_in_", []))
-        found = {names.index(name) for name in getattr(self, "_text_columns", [])}
+        found = {names.index(name) for name in self._text_columns}
         for column in self.categorical:
             if column in names:
                 found.add(names.index(column))

@@ -28,11 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from polytask.errors import InputError
-
-try:
-    from numba import njit
-except ImportError:
-    raise InputError("package 'numba' is not installed; install polytask[trees]") from None
+from polytask.parts.compiled import njit
 
 MAX_BINS = 255  # and one code for a missing value: a uint8
 _SAMPLE = 200_000  # rows that quantiles are taken from
@@ -327,7 +323,7 @@ class Grower:
 # -- compiled ------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@njit
 def _code_column(x, edges, is_category, missing, out):
     for i in range(len(x)):
         v = x[i]
@@ -344,7 +340,7 @@ def _code_column(x, edges, is_category, missing, out):
         out[i] = at
 
 
-@njit(cache=True)
+@njit
 def _add_trees(
     X, order, starts, roots, feature, threshold, missing_left, left, subset, subsets, value, rate,
     out,
@@ -391,7 +387,7 @@ def _add_trees(
                     out[rows[i], k] += rate * sums[k, i]
 
 
-@njit(cache=True)
+@njit
 def _fill_root(hist, codes, offsets, stats, width, low, high):
     """Sums of the statistics per bin, the row count last; rows ``low`` to ``high`` in order."""
     hist[:] = 0.0
@@ -409,7 +405,7 @@ def _fill_root(hist, codes, offsets, stats, width, low, high):
             _fill_wide(part, column, stats[low * width : high * width], width)
 
 
-@njit(cache=True)
+@njit
 def _fill_wide(part, column, stats, width):
     for i in range(len(column)):
         at = np.int64(column[i]) * (width + 1)
@@ -418,7 +414,7 @@ def _fill_wide(part, column, stats, width):
         part[at + width] += 1.0
 
 
-@njit(cache=True)
+@njit
 def _fill_node(hist, codes, offsets, stats, width, rows, gathered, seen):
     """The same for some rows, whose statistics and codes are gathered first."""
     hist[:] = 0.0
@@ -441,7 +437,7 @@ def _fill_node(hist, codes, offsets, stats, width, rows, gathered, seen):
             _fill_wide(part, seen, gathered, width)
 
 
-@njit(cache=True)
+@njit
 def _quality(sums, outputs, l2):
     """``Σ_k G_k²/(H_k + λ)`` of one side."""
     width = len(sums) - 1
@@ -453,7 +449,7 @@ def _quality(sums, outputs, l2):
     return total
 
 
-@njit(cache=True)
+@njit
 def _set_leaf(sums, outputs, l2, value):
     width = len(sums) - 1
     for k in range(outputs):
@@ -461,7 +457,7 @@ def _set_leaf(sums, outputs, l2, value):
         value[k] = sums[k] / below if below > 1e-12 else 0.0
 
 
-@njit(cache=True)
+@njit
 def _try(side, total, other, outputs, l2, min_leaf, floor):
     """Gain of a split that leaves ``side`` of ``total`` on one side; -1 where it is not lawful."""
     width = len(total) - 1
@@ -472,7 +468,7 @@ def _try(side, total, other, outputs, l2, min_leaf, floor):
     return _quality(side, outputs, l2) + _quality(other, outputs, l2) - floor
 
 
-@njit(cache=True)
+@njit
 def _best_split(
     hist, offsets, missing, categorical, total, outputs, l2, min_leaf, best_side, best_subset
 ):
@@ -522,7 +518,7 @@ def _best_split(
     return best, best_f, best_code, best_missing
 
 
-@njit(cache=True)
+@njit
 def _best_cut(part, total, rows, l2, min_leaf, floor):
     """(gain, last bin of the left side) for one output, no Hessian and nothing missing."""
     best, at = -1.0, 0
@@ -543,7 +539,7 @@ def _best_cut(part, total, rows, l2, min_leaf, floor):
     return best, at
 
 
-@njit(cache=True)
+@njit
 def _best_subset(part, total, outputs, l2, min_leaf, floor):
     """Categories sorted by leaf value and cut once: (gain, sums of the left side, codes left)."""
     width = len(total) - 1
@@ -572,7 +568,7 @@ def _best_subset(part, total, outputs, l2, min_leaf, floor):
     return best, best_side, chosen
 
 
-@njit(cache=True)
+@njit
 def _grow_trees(
     codes, offsets, missing, categorical, starts, order, stats, outputs, depth, min_leaf, l2, rate,
     out, roots, feature, code, missing_left, left, subsets, value, gain,

@@ -674,12 +674,9 @@ def _thinned(suite: Suite, counts: Mapping[str, int], seed: int) -> Suite:
             continue
         there = task.labels(table).is_valid().to_numpy()
         hidden = pa.array(there & ~_kept(there, task.name, counts[task.name], seed))
-        labels = table.column(task.target)
-        table = table.set_column(
-            table.column_names.index(task.target),
-            task.target,
-            pc.if_else(hidden, pa.scalar(None, labels.type), labels),
-        )
+        column = table.column(task.target)  # tasks by group have it in common
+        rest = pc.if_else(hidden, pa.scalar(None, column.type), column)
+        table = table.set_column(table.column_names.index(task.target), task.target, rest)
     told = json.dumps([suite.fingerprint, sorted(counts.items()), seed]).encode()
     return replace(
         suite,

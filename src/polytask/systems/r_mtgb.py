@@ -173,8 +173,9 @@ class Blocks:
 
     @property
     def outliers(self) -> Outliers:
-        theta = self.theta[-1] if self.regular.rounds else np.zeros(len(self.rows))
-        return Outliers.of(theta, self.rows)
+        if not self.regular.rounds:
+            return Outliers(np.zeros(len(self.rows)), 0.0)
+        return Outliers.of(self.theta[-1], self.rows)
 
     @property
     def gains(self) -> dict[str, Floats]:
@@ -551,21 +552,21 @@ class RMTGBRegressor(RegressorMixin, _Estimator):
 
         Without tasks all rows are one task.
         """
-        X, y, tasks = self._read(X, task, True, y=y, y_numeric=True, multi_output=True)
+        X, y, tasks = self._read(X, task, fitting=True, y=y, y_numeric=True, multi_output=True)
         self._flat = y.ndim == 1
-        rows = Rows.sorted(X, y.reshape(len(X), -1).astype(np.float64), tasks)
+        rows = Rows.ordered(X, y.reshape(len(X), -1).astype(np.float64), tasks)
         self._scale = Scale.fit(rows, self.scale)
         self._boost(replace(rows, y=self._scale.down(rows.y, rows.tasks)), Squared())
         return self
 
     def predict(self, X: Any, task: ArrayLike | None = None) -> Floats:
         """``[n]`` or ``[n, targets]``; a task that was not fitted gets m and the mean mixture."""
-        X, _, tasks = self._read(X, task, False)
+        X, _, tasks = self._read(X, task, fitting=False)
         return self._in_unit(self.blocks_.answers(X, tasks), tasks)
 
     def staged_predict(self, X: Any, task: ArrayLike | None = None) -> Iterator[Floats]:
         """The prediction after every round, block after block."""
-        X, _, tasks = self._read(X, task, False)
+        X, _, tasks = self._read(X, task, fitting=False)
         return (self._in_unit(F, tasks) for F in self.blocks_.staged(X, tasks))
 
     def _in_unit(self, answers: Floats, tasks: NDArray[np.int64]) -> Floats:
@@ -581,22 +582,22 @@ class RMTGBClassifier(ClassifierMixin, _Estimator):
 
         Without tasks all rows are one task. A task need not have every class.
         """
-        X, y, tasks = self._read(X, task, True, y=y)
+        X, y, tasks = self._read(X, task, fitting=True, y=y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"y holds only one class, {self.classes_[0]!r}; two are needed")
-        self._boost(Rows.sorted(X, np.eye(len(self.classes_))[codes], tasks), CrossEntropy())
+        self._boost(Rows.ordered(X, np.eye(len(self.classes_))[codes], tasks), CrossEntropy())
         return self
 
     def predict_proba(self, X: Any, task: ArrayLike | None = None) -> Floats:
         """Chances ``[n, classes]``; a task that was not fitted gets m and the mean mixture."""
-        X, _, tasks = self._read(X, task, False)
+        X, _, tasks = self._read(X, task, fitting=False)
         return softmax(self.blocks_.answers(X, tasks), axis=1)
 
     def staged_predict_proba(self, X: Any, task: ArrayLike | None = None) -> Iterator[Floats]:
         """The chances after every round, block after block."""
-        X, _, tasks = self._read(X, task, False)
+        X, _, tasks = self._read(X, task, fitting=False)
         return (softmax(F, axis=1) for F in self.blocks_.staged(X, tasks))
 
     def predict(self, X: Any, task: ArrayLike | None = None) -> NDArray:
@@ -678,7 +679,9 @@ class RMTGB(FittedMixin, Boosting):
             "scores": dict(zip(names, found.scores.tolist(), strict=True)),
             "gap": found.gap,
             "outliers": [names[i] for i in found.tasks],
-            "sentence": found.sentence(names),
+            "sentence": found.sentence(names)
+            if self.blocks_.regular.rounds
+            else "no outlier group: block 2, which would find it, has no trees",
         }
 
     def with_seed(self, seed: int) -> Self:
