@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Record
+from harness import Record, spread, write_claims
 from tables import TABLES, MissingDataError, read
 
+from polytask.comparing.claims import Claim
 from polytask.data import Processor, RandomSplit, Suite
 from polytask.data.corruptions import CORRUPTIONS, corrupted_suite
 from polytask.data.overlays import digits
