@@ -546,3 +546,31 @@ def test_tasks_by_group_are_bought_from_one_column() -> None:
     assert batch.counts == {**counts, "school=2": 12}
     same = keep_labels(Processor.fit(suite).encode(suite, "train"), counts)
     assert all(bool((batch.masks[t] == same.masks[t]).all()) for t in batch.masks)
+
+
+def test_greedy_drop_is_nearly_what_trying_every_set_of_sources_finds() -> None:
+    budget, best = 100.0, 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        W, w, fees = rng.normal(size=(2, 5)), rng.normal(size=2), rng.uniform(0, 60, 5)
+
+        def error(opened: np.ndarray, W: np.ndarray = W, w: np.ndarray = w, fees=fees) -> float:
+            """F of the L1 rule on some sources, of the money that their fees leave."""
+            nu = relevance(W[:, opened], w, penalty=0)
+            money = budget - fees[opened][nu != 0].sum()
+            reached = np.allclose(W[:, opened] @ nu, w)
+            return float(np.abs(nu).sum() ** 2 / money) if reached and money > 0 else np.inf
+
+        sets = [np.array(list(np.binary_repr(code, 5))) == "1" for code in range(1, 32)]
+        every = min(error(opened) for opened in sets)
+        plain = error(np.ones(5, bool))
+        if not np.isfinite(plain):
+            continue
+        names = [f"s{t}" for t in range(5)]
+        plan = plan_sources(
+            "t", named(W), w, budget, penalty=0, fees=dict(zip(names, fees, strict=True))
+        )
+        found = error(np.array([n > 0 for n in plan.counts.values()]))
+        assert every - 1e-9 <= found <= plain + 1e-9
+        best += found <= every * 1.05
+    assert best >= 8
