@@ -305,6 +305,11 @@ def test_twice_the_price_is_fewer_labels_by_the_root_of_two() -> None:
     assert np.dot(two, [2, 1]) == pytest.approx(100)
 
 
+def test_a_relevant_source_gets_a_label_however_small_its_share() -> None:
+    np.testing.assert_array_equal(allocate([1.0, 1e-4, 0.0], 50), [49, 1, 0])
+    np.testing.assert_array_equal(allocate([1.0, 1e-4, 0.0], 1), [1, 0, 0])  # no money for both
+
+
 def test_nothing_relevant_is_an_equal_share() -> None:
     np.testing.assert_array_equal(allocate(np.zeros(4), 40, prices=[1, 1, 1, 1]), [10] * 4)
 

@@ -250,6 +250,10 @@ def allocate(
             f"budget {budget:g} does not pay the floors and fees of {np.count_nonzero(opened)} "
             f"sources, {price @ low + fee[opened].sum():g}; raise the budget or lower the floor"
         )
+    if whole:
+        # A source that is needed gets a label, however little of it: without it F is infinite.
+        needed = np.where(weight > 0, np.clip(1, low, top), low)
+        low = needed if price @ needed <= money else low
     real = _filled(weight, money, price, low, top)
     rest = ((weight == 0) & (opened | (fee == 0))).astype(float)
     if rest.any() and np.isfinite(real).all() and price @ real < money:
