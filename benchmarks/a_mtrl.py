@@ -621,7 +621,18 @@ RIVALS = {
     "alone": "the target alone",
     "pooled": "one pooled ridge regression",
 }
-REASONS: dict[str, str] = {}
+# Why a claim does not hold, where it does not: the first key that its sentence contains.
+REASONS = {
+    "along the budget: L1 is no worse than l2 at 12,000": "relevance is estimated from 30 labels of "
+    "each source and then 10,800 labels are spent on it at once; L2 hedges by spreading. In 6 steps "
+    "L1 is ahead again, at lower risk (stage-wise, below)",
+    "the target alone: oes10": "sharing costs here whatever the plan: four shared directions lose "
+    "what a ridge regression on 64 principal inputs finds in 30 labels; everything there is, without "
+    "a budget, is 8 % worse than the target alone",
+    "oes10": "within the spread over targets; no plan pays here, see the target alone",
+    "pooled ridge": "exam scores follow nearly one law in all schools: one regression for all needs "
+    "no representation and no selection",
+}
 
 
 def budgets_of(data: str, representation: str) -> tuple[int, ...]:
@@ -744,8 +755,13 @@ def picture(path: str) -> None:
         own = {"rule": rule, "representation": "linear"}
         errors = [list(e.loss("digits", budget=b, **own).values()) for b in budgets]
         _curve(right, budgets, errors, NAMES[rule])
-    left.set(xscale="log", yscale="log", xlabel="labels bought", ylabel="excess risk of the target")
-    right.set(xscale="log", xlabel="labels bought", ylabel="error of the target in %")
+    for axes, at in ((left, CURVE), (right, DIGIT_BUDGETS["linear"])):
+        axes.set(
+            xscale="log", xlabel="labels bought", xticks=at, xticklabels=[f"{b:,}" for b in at]
+        )
+        axes.minorticks_off()
+    left.set(yscale="log", ylabel="excess risk of the target")
+    right.set(ylabel="error of the target in %")
     left.set_title("the paper's law")
     right.set_title("digits in 8 corruptions, linear")
     left.legend()

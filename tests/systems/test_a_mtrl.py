@@ -217,6 +217,29 @@ def test_without_sources_it_is_the_ridge_regression_of_the_target() -> None:
     assert min(errors) < 1e-5
 
 
+def test_a_network_finds_features_that_no_linear_map_has() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 6))
+    features = np.tanh(2 * x @ np.linalg.qr(rng.normal(size=(6, 3)))[0])
+    W = rng.normal(size=(3, 8))
+    heads = {f"s{t}": W[:, t] for t in range(8)} | {"goal": W[:, 0] - W[:, 1]}
+    table = {f"x{i}": x[:, i] for i in range(6)}
+    table |= {n: features @ head + 0.1 * rng.normal(size=500) for n, head in heads.items()}
+    suite = keep_labels(Suite.from_table(table, list(heads)), {"goal": 20})
+    training = Training(lr=1e-2, batch=32, epochs=10, patience=10)
+    rmse = {}
+    for name, on, representation in (
+        ("mlp", suite, "mlp"),
+        ("linear", suite, "linear"),
+        ("mlp alone", suite.only("goal"), "mlp"),
+    ):
+        model = learner(
+            budget=1200, representation=representation, hidden=(32,), training=training
+        ).fit(on)
+        rmse[name] = model.score(on)["goal"]["rmse"]
+    assert rmse["mlp"] < 0.5 * min(rmse["linear"], rmse["mlp alone"])
+
+
 def test_every_task_is_the_target_once() -> None:
     suite = mixed_suite()
     fitted = AMTRL(budget=60, floor=8).fit(suite)
