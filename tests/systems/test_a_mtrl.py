@@ -226,7 +226,7 @@ def test_a_network_finds_features_that_no_linear_map_has() -> None:
     table = {f"x{i}": x[:, i] for i in range(6)}
     table |= {n: features @ head + 0.1 * rng.normal(size=500) for n, head in heads.items()}
     suite = keep_labels(Suite.from_table(table, list(heads)), {"goal": 20})
-    training = Training(lr=1e-2, batch=32, epochs=20, patience=20)
+    training = Training(lr=2e-2, batch=64, epochs=15, patience=15)
     rmse = {}
     for name, on, representation in (
         ("mlp", suite, "mlp"),
