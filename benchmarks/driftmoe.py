@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import torch
 from harness import Record, write_claims
-from polytask.systems.routed_forest import RoutedForest
 from render import markdown
 from stream_rivals import (
     CONFIDENCE,
@@ -48,6 +47,7 @@ from polytask.data.packaged import flights
 from polytask.data.streams import Stream, led, rbf, sea
 from polytask.errors import InputError
 from polytask.systems.driftmoe import DriftMoE
+from polytask.systems.routed_forest import RoutedForest
 from polytask.training.prequential import METRICS, Prequential, prequential
 
 COMMAND = "python benchmarks/driftmoe.py"
@@ -301,8 +301,7 @@ def plan() -> Iterator[Cell]:
     yield from over(capymoa, ["tree", "arf", "ozabag"], NINE, SEEDS[:1])
     yield from over(ours, ["routed forest"], REQUIRED, rows=SHORT)
     yield from over(ours, ["routed forest"], NINE)
-    yield from over(capymoa, ["arf"], BEHIND, SEEDS[1:])
-    for streams in (REQUIRED, PAPER, NINE):
+    for streams in (REQUIRED, BEHIND, NINE):
         yield from over(capymoa, ["arf", "ozabag"], streams, SEEDS[1:])
     yield from over(ours, alone, PAPER, SEEDS[1:], rows=FULL)
     yield from over(capymoa, ["arf"], ["LED_a", "LED_g"], delay=DELAY)
