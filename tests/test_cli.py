@@ -387,3 +387,46 @@ def test_an_operating_system_error_names_its_file(
 
     monkeypatch.setattr("polytask.catalogue.catalogue", failing)
     assert refused(["systems"], capsys) == "polytask: Permission denied: secret.json\n"
+
+
+# -- stream ----------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_tested_then_learned(
+    homes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("numba")
+    from polytask.baselines.hoeffding_tree import HoeffdingTree
+    from polytask.training.prequential import Prequential
+
+    words = ["stream", str(homes), "--target", "sold", "--exclude", "price,rooms", "--window", "30"]
+    learners = ["--learners", "hoeffding_tree,driftmoe", "--out", str(tmp_path)]
+    assert main([*words, *learners]) == 0
+    assert "| hoeffding_tree" in capsys.readouterr().out
+    told = [Prequential.from_dict(r) for r in json.loads((tmp_path / "stream.json").read_text())]
+    assert [(r.model, r.length, r.window) for r in told] == [
+        ("hoeffding_tree", 150, 30),
+        ("driftmoe", 150, 30),
+    ]
+    frame = pd.read_csv(homes)
+    tree, right = HoeffdingTree(features=("size", "age", "town"), nominal=["town"]), 0
+    for x, y in zip(frame[["size", "age", "town"]].to_dict("records"), frame["sold"], strict=True):
+        x = {k: None if pd.isna(v) else v for k, v in x.items()}
+        right += tree.predict_one(x) == y
+        tree.learn_one(x, y)
+    assert sum(told[0].right) == pytest.approx(right, abs=1)  # it knows classes from the start
+    assert (tmp_path / "stream.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--target", "sold", "--learners", "mlp"], "mlp does not learn row by row"),
+        (["--target", "solde"], "no column 'solde' (did you mean 'sold'?)"),
+        (["--target", "sold", "--time", "when"], "no column 'when'"),
+    ],
+)
+def test_a_wrong_stream(
+    homes: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    assert sentence in refused(["stream", str(homes), *words], capsys)

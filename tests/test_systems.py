@@ -30,15 +30,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "ft_transformer": {"width": 8, "blocks": 1, "heads": 2, "ff": 8},
     "multitab": {"width": 8, "ff": 8, "heads": 2, "head": (8,)},
     "flat_mtl": {"hidden": (16,)},
+    "r_mtgb": {"n1": 4, "n2": 4, "n3": 4},
+    "a_mtrl": {"budget": 60.0, "floor": 8},
+    "driftmoe": {"experts": 3, "hidden": (8,), "top": 1},
+    "hoeffding_tree": {"grace": 10},
     "lightgbm": {"rounds": 5},
     "xgboost": {"rounds": 5},
 }
 # Promise that a learner does not make -> why.
 EXCEPTIONS = {
     ("xgboost", "another seed, another result"): "it draws nothing: no rows or columns are sampled",
+    ("hoeffding_tree", "another seed, another result"): "it draws nothing unless told to",
 }
 # Learner that cannot have the whole mixed suite -> the tasks it can, and why.
-FEWER_TASKS = {"xgboost": (("price", "rent"), "vector leaves need tasks of one kind")}
+FEWER_TASKS = {
+    "xgboost": (("price", "rent"), "vector leaves need tasks of one kind"),
+    "r_mtgb": (("price", "rent"), "tasks share trees and so need one kind"),
+    "driftmoe": (("rooms", "sold"), "streams are classified"),
+    "hoeffding_tree": (("rooms", "sold"), "streams are classified"),
+}
 
 
 def test_every_learner_has_small_settings() -> None:

@@ -1,4 +1,4 @@
-"""The command line: compare, fit, predict, systems, claims."""
+"""The command line: compare, fit, predict, stream, systems, claims."""
 
 from __future__ import annotations
 
@@ -94,6 +94,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", help="CSV file (default: standard output)")
     predict.set_defaults(run=_predict)
 
+    stream = commands.add_parser(
+        "stream", help="learners of streams on a table in its order: test, then train"
+    )
+    stream.add_argument("file", help="table file; rows in order, or put in order by --time")
+    stream.add_argument("--target", required=True, help="column of the classes")
+    stream.add_argument("--time", help="column that orders the rows; not an input")
+    stream.add_argument("--exclude", help="columns that are not inputs, comma-separated")
+    stream.add_argument("--learners", default="driftmoe,hoeffding_tree", help="comma-separated")
+    stream.add_argument("--window", type=int, help="rows of a window (a fiftieth; at most 1000)")
+    stream.add_argument("--delay", type=int, default=0, help="rows by which a label is late")
+    stream.add_argument("--out", default=".", help="folder of stream.svg and stream.json")
+    stream.set_defaults(run=_stream)
+
     systems = commands.add_parser("systems", help="the catalogue")
     systems.add_argument("--json", action="store_true")
     systems.set_defaults(run=_systems)
@@ -158,7 +171,7 @@ def _plan(arguments: argparse.Namespace) -> Any:
             raise InputError(f"--seeds takes whole numbers, not {arguments.seeds!r}") from None
     given["tuning"] = dict(_tuning(text) for text in arguments.tune or ())
     given["settings"] = dict(assignment(text) for text in arguments.overrides)
-    given["transfer"] = not arguments.no_transfer
+    given["transfer"] = False if arguments.no_transfer else None
     return Plan(**given)
 
 
@@ -254,6 +267,53 @@ def _predict(arguments: argparse.Namespace) -> int:
     else:
         pv.write_csv(table, sys.stdout.buffer)
     return 0
+
+
+# -- stream --------------------------------------------------------------------------------------
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    from polytask.comparing.streams import picture, table
+    from polytask.data.streams import Stream
+    from polytask.training.prequential import prequential
+
+    classes = {name: _incremental(name) for name in _names(arguments.learners)}
+    stream = Stream.from_table(
+        arguments.file,
+        arguments.target,
+        time=arguments.time,
+        exclude=_names(arguments.exclude or ""),
+        skip_unlabelled=True,
+        name=Path(arguments.file).stem,
+    )
+    out = _writable(arguments.out)
+    window = arguments.window or max(1, min(1000, len(stream) // 50))
+    known = {
+        "features": stream.features,
+        "nominal": dict(stream.nominal),
+        "classes": len(stream.classes),
+    }
+    records = []
+    for name, cls in classes.items():
+        print(f"{name}: {len(stream):,} rows of {stream.name}", flush=True)
+        takes = {key: value for key, value in known.items() if hasattr(cls, key)}
+        model = cls(**takes)
+        records.append(prequential(model, stream, delay=arguments.delay, window=window, name=name))
+    print(table(records))
+    (out / "stream.svg").write_text(picture(records), encoding="utf-8")
+    (out / "stream.json").write_text(json.dumps([r.to_dict() for r in records]), encoding="utf-8")
+    print(f"wrote {out / 'stream.svg'} and {out / 'stream.json'}")
+    return 0
+
+
+def _incremental(name: str) -> Any:
+    from polytask.catalogue import load_system
+    from polytask.training import Incremental
+
+    cls = load_system(name)
+    if not issubclass(cls, Incremental):
+        raise InputError(f"{name} does not learn row by row; 'polytask systems' says which do")
+    return cls
 
 
 # -- systems and claims --------------------------------------------------------------------------

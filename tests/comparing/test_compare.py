@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -394,8 +395,42 @@ def test_an_undefined_gain_is_said_not_invented(
     assert all(m["gain"]["test"]["mean"] is None for m in data["methods"])
     assert any("not defined" in note and "'price'" in note for note in data["suite"]["notes"])
     assert data["verdict"]["sentence"].startswith("No verdict")
-    assert data["verdict"]["share"] is False
+    assert data["verdict"]["share"] is None
     assert json.dumps(data, allow_nan=False)
+
+
+def test_a_reference_near_zero_is_judged_by_the_next_metric(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = {"ev": 0.002, "rmse": 5.0}
+
+    def planted(run: Run, suite: Suite, threads: int | None = None) -> dict[str, Any]:
+        better = 0.8 if way(run) == "sum" else 1.0
+        scores = {"mae": 4.0, "auroc": 0.7, "accuracy": 0.7, "log_loss": 0.5}
+        parts = {t: {**scores, "ev": fake["ev"], "rmse": fake["rmse"] * better} for t in run.tasks}
+        costs = ("parameters", "train_seconds", "latency_ms_per_1000_rows", "memory_mb")
+        return {"validation": parts, "test": parts, "history": [], **dict.fromkeys(costs, 1.0)}
+
+    monkeypatch.setattr(module, "execute", planted)
+    monkeypatch.setattr(module, "cached", lambda run, suite: None)
+    data = compare(suite, plan=PLAN, jobs=1).data
+    judged = {t["name"]: (t["metric"], t["higher_is_better"]) for t in data["suite"]["tasks"]}
+    assert judged == {"price": ("rmse", False), "rooms": ("auroc", True), "sold": ("auroc", True)}
+    assert "equal weights" in data["verdict"]["method"] and data["verdict"]["share"]
+    assert data["verdict"]["test_gain"]["mean"] == pytest.approx(100 * 0.2 / 3)
+    assert any("Judged by rmse" in n and "'price'" in n for n in data["suite"]["notes"])
+
+
+def test_a_row_of_a_group_is_answered_by_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, lambda run, task, split: 0.5)
+    rng = np.random.default_rng(0)
+    table = {"x": rng.normal(size=90), "y": rng.normal(size=90), "g": np.repeat([1, 2, 3], 30)}
+    groups = Suite.from_table(table, ["y"], by="g")
+    rows = compare(groups, plan=replace(PLAN, transfer=False), jobs=1).data["methods"]
+    costs = {m["name"]: m["cost"] for m in rows}
+    apart = costs["mlp · one model per task"]
+    assert (apart["models"], apart["latency_ms_per_1000_rows"]) == (3, 1.0)
+    assert costs["mlp · equal weights"]["latency_ms_per_1000_rows"] == 1.0
 
 
 # -- plans -----------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def test_latency_is_per_1000_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
     monkeypatch.setattr(runs.time, "perf_counter", lambda: next(ticks) * 0.5)
     calls: list[int] = []
-    assert runs._latency(lambda: calls.append(1), rows=250) == pytest.approx(2000.0)
+    assert runs._latency(lambda: calls.append(1)) == pytest.approx(500.0)
     assert len(calls) == 6, "the first call does not count"
 
 

@@ -118,3 +118,20 @@ def test_one_value_makes_no_tasks() -> None:
     table = pupils() | {"school": [1] * 240}
     with pytest.raises(InputError, match="'school' has 1 value"):
         Suite.from_table(table, ["score"], by="school")
+
+
+def test_fewer_tasks_are_fewer_rows() -> None:
+    table = pupils()
+    table["age"] = pa.array(table["age"], mask=np.asarray(table["school"]) == 2)
+    suite = Suite.from_table(table, ["score"], by="school")
+    alone = suite.only("school=2")
+    assert {s: len(d) for s, d in alone.splits.items()} == {
+        "train": 48,
+        "validation": 16,
+        "test": 16,
+    }
+    assert Processor.fit(alone).numeric["age"].median == 0.0  # this school never says
+    assert len(suite.only("school=2", "school=30").splits["train"]) == 96
+    assert suite.only(*suite.task_names).splits["train"] is suite.splits["train"]
+    wide = Suite.from_table(pupils(), ["score", "passed"])
+    assert len(wide.only("score").splits["train"]) == 144

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -202,9 +203,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "target": (lambda: Stream.from_table(FRAME, "sould"), "'sould' (did you mean 'sold'?)"),
     "time": (lambda: Stream.from_table(FRAME, "sold", time="price"), "'price' has missing"),
     "null": (lambda: Stream.from_table(FRAME, "price"), "no label in row 1"),
-    "date": (
-        lambda: Stream.from_table(FRAME.assign(day=pd.Timestamp("2013-01-01")), "sold"),
-        "'day' holds timestamp",
+    "list": (
+        lambda: Stream.from_table({"x": [[1], [2, 3]], "y": [0, 1]}, "y"),
+        "'x' holds list",
     ),
     "alone": (lambda: Stream.from_table(FRAME[["sold"]], "sold"), "no column beside 'sold'"),
 }
@@ -216,3 +217,18 @@ def test_bad_input_is_refused_in_one_sentence(case: str) -> None:
     with pytest.raises(InputError) as caught:
         make()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_without_a_label_can_be_left_out() -> None:
+    whole = Stream.from_table({"x": [1.0, 2.0, 3.0], "y": ["a", "b", "a"]}, "y")
+    gaps = {"x": [1.0, 9.0, 2.0, 3.0], "y": ["a", None, "b", "a"]}
+    kept = Stream.from_table(gaps, "y", skip_unlabelled=True)
+    for mine, theirs in zip(kept.rows(0, 3), whole.rows(0, 3), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_moment_becomes_day_hour_and_weekday() -> None:
+    when = [datetime(2026, 11, 23, 18), datetime(2026, 11, 24, 6)]
+    stream = Stream.from_table({"when": when, "y": ["a", "b"]}, "y")
+    assert stream.features == ("when.day", "when.hour", "when.weekday")
+    np.testing.assert_array_equal(stream.rows(0, 2)[0][:, 1:], [[18, 0], [6, 1]])

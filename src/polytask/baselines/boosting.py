@@ -39,13 +39,6 @@ def _require(package: str) -> Any:
         ) from None
 
 
-def _matrix(batch: Batch) -> NDArray:
-    """All inputs side by side: numbers, then category codes, then arrays flattened."""
-    return np.concatenate(
-        [tensor.numpy().reshape(len(batch), -1) for tensor in batch.inputs.values()], axis=1
-    )
-
-
 def _labels(batch: Batch, task: Task) -> tuple[NDArray, NDArray]:
     mask = batch.masks[task.name].numpy()
     return mask, batch.targets[task.name].numpy()[mask]
@@ -125,10 +118,10 @@ class LightGBM(_Booster):
 
     def _fit(self, train: Batch, validation: Batch) -> dict[str, str]:
         lgb = _require("lightgbm")
-        names = [str(i) for i in range(_matrix(train[:1]).shape[1])]
+        names = [str(i) for i in range(train[:1].matrix().shape[1])]
         first = sum(1 for _ in self.processor_.numeric)
         categorical = [str(first + i) for i in range(len(self.processor_.categorical))]
-        x, x_validation = _matrix(train), _matrix(validation)
+        x, x_validation = train.matrix(), validation.matrix()
         models = {}
         for task in self.processor_.tasks:
             mask, y = _labels(train, task)
@@ -166,7 +159,7 @@ class LightGBM(_Booster):
 
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, NDArray]:
         lgb = _require("lightgbm")
-        x = _matrix(batch)
+        x = batch.matrix()
         decoded = {}
         for name in tasks:
             booster = lgb.Booster(model_str=self.models_[name])
@@ -222,7 +215,7 @@ class XGBoostMultiOutput(_Booster):
 
         def matrix(batch: Batch, rows: NDArray) -> Any:
             y = np.stack([self._scaled(t, batch) for t in tasks], axis=1)
-            return xgb.DMatrix(_matrix(batch)[rows], label=y[rows])
+            return xgb.DMatrix(batch.matrix()[rows], label=y[rows])
 
         objective = "reg:squarederror" if not self._yes_no() else "binary:logistic"
         booster = xgb.train(
@@ -255,7 +248,7 @@ class XGBoostMultiOutput(_Booster):
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, NDArray]:
         xgb = _require("xgboost")
         booster = xgb.Booster(model_file=bytearray(self.models_["all"], "utf-8"))
-        values = booster.predict(xgb.DMatrix(_matrix(batch))).reshape(len(batch), -1)
+        values = booster.predict(xgb.DMatrix(batch.matrix())).reshape(len(batch), -1)
         decoded = {}
         for i, task in enumerate(self.processor_.tasks):
             if task.name not in tasks:

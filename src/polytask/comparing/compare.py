@@ -23,11 +23,13 @@ from polytask.comparing.report import Report, gain, interval, undefined_gain
 from polytask.comparing.runs import Run, cached, check, execute
 from polytask.data import Suite
 from polytask.errors import InputError
+from polytask.tasks import Task
 from polytask.version import __version__
 
 Progress = Callable[[int, int, str], None]
 
 _MAX_PAIRED_TASKS = 12  # 66 pairs; the number of fits grows with the square
+_MAX_PROBED_TASKS = 40  # each probe takes a backward pass per task
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def compare(
     chosen = _tune(board, methods)
     board.need([r for m in methods for r in _runs(m, chosen, suite, plan)])
     pairs = _pairs(suite, plan)
-    probe = _probe(suite, methods[0], plan) if is_neural(methods[0].learner) else None
+    probe = _probe(suite, methods[0], plan)
     first = methods[0]
     pair_settings = chosen[first.name, suite.task_names[:1]]
     pair_runs = [
@@ -295,8 +297,10 @@ def _pairs(suite: Suite, plan: Plan) -> list[tuple[str, ...]]:
     return list(itertools.combinations(names, 2))
 
 
-def _probe(suite: Suite, first: Method, plan: Plan) -> Run:
+def _probe(suite: Suite, first: Method, plan: Plan) -> Run | None:
     """One more equal-weight fit that measures all task gradients now and then; it is not timed."""
+    if not is_neural(first.learner) or len(suite.tasks) > _MAX_PROBED_TASKS:
+        return None
     settings = {**first.settings, "training.probe": 10}
     return Run(first.learner, settings, suite.task_names, plan.seeds[0])
 
@@ -315,21 +319,19 @@ def _report(
     suite, plan = board.suite, board.plan
     about = suite.describe()
     about["metrics"] = {t["name"]: t["metrics"] for t in about["tasks"]}
-    rows = [_row(board, m, chosen) for m in methods]
+    judged, notes = _judged(board, methods[0], chosen)
+    about["notes"] += notes
+    for task in about["tasks"]:
+        task["metric"], task["higher_is_better"] = judged[task["name"]]
+    rows = [_row(board, m, chosen, judged) for m in methods]
     reference = rows[0]
     reference["reference"] = True
-    directions = {task: higher for task, (_, higher) in _directions(suite).items()}
-    for split in ("validation", "test"):
-        for i, _ in enumerate(plan.seeds):
-            base = _primary(reference, suite, split, i)
-            if reason := undefined_gain(base, directions):
-                about["notes"].append(f"Seed {plan.seeds[i]}, {split}: {reason}")
     singles = {m.learner: r for m, r in zip(methods, rows, strict=True) if m.sharing == "single"}
     for row in rows:
-        row["gain"] = _gains(row, reference, suite, plan)
+        row["gain"] = _gains(row, reference, judged, plan)
         own = singles.get(row["learner"])
         joint = row["sharing"] == "joint"
-        row["vs_own_single"] = _gains(row, own, suite, plan) if joint and own else None
+        row["vs_own_single"] = _gains(row, own, judged, plan) if joint and own else None
     return {
         "format": 1,
         "polytask": __version__,
@@ -338,12 +340,59 @@ def _report(
         "settings": _settings(plan, seconds),
         "verdict": _verdict(rows, reference, plan),
         "methods": rows,
-        "transfer": _transfer(board, methods[0], chosen, pairs, rows),
+        "transfer": _transfer(board, methods[0], chosen, pairs, rows, judged),
         "conflict": _conflict(board, probe),
     }
 
 
-def _row(board: _Board, method: Method, chosen: _Chosen) -> dict[str, Any]:
+_Judged = dict[str, tuple[str, bool]]  # task -> metric, whether higher is better
+
+
+def _judged(board: _Board, reference: Method, chosen: _Chosen) -> tuple[_Judged, list[str]]:
+    """The metric that gains are measured on, by task, and notes where it is not the primary one.
+
+    A relative gain over a score near 0 means nothing. Where the reference scores so on one task,
+    all tasks of that kind are judged by their kind's next metric: explained variance gives way to
+    RMSE, which is 0 for perfect answers only. What the other methods score plays no part.
+    """
+    judged, notes = _directions(board.suite), []
+    by_kind: dict[str, list[Task]] = {}
+    for task in board.suite.tasks:
+        by_kind.setdefault(task.kind.name, []).append(task)
+    for kind, tasks in by_kind.items():
+        options = [judged[tasks[0].name]]
+        options += [
+            (m.name, m.higher_is_better) for m in tasks[0].kind.metrics if m.name not in options[0]
+        ]
+        reasons = [_undefined(board, reference, chosen, tasks, *option) for option in options]
+        if reasons[0] is None:
+            continue
+        if None not in reasons:
+            notes.append(reasons[0])
+            continue
+        metric, higher = options[reasons.index(None)]
+        judged |= {task.name: (metric, higher) for task in tasks}
+        notes.append(
+            f"Judged by {metric}: all tasks of kind {kind}. On {options[0][0]}: {reasons[0]}"
+        )
+    return judged, notes
+
+
+def _undefined(
+    board: _Board, reference: Method, chosen: _Chosen, tasks: list[Task], metric: str, higher: bool
+) -> str | None:
+    """Why no gain over the reference is defined on a metric of these tasks (None: it is)."""
+    groups = reference.groups(board.suite.task_names)
+    for seed, task, split in itertools.product(board.plan.seeds, tasks, ("validation", "test")):
+        group = next(g for g in groups if task.name in g)
+        run = Run(reference.learner, chosen[reference.name, group], group, seed)
+        score = board[run][split][task.name][metric]
+        if reason := undefined_gain({task.name: score}, {task.name: higher}):
+            return f"{reason} (seed {seed}, {split})"
+    return None
+
+
+def _row(board: _Board, method: Method, chosen: _Chosen, judged: _Judged) -> dict[str, Any]:
     suite, plan = board.suite, board.plan
     groups = method.groups(suite.task_names)
     by_seed = []
@@ -366,6 +415,9 @@ def _row(board: _Board, method: Method, chosen: _Chosen) -> dict[str, Any]:
                     "seeds": values,
                 }
             scores[task.name][metric.name] = per_split
+    # A row of one group is answered by the model of that group; any other by all models.
+    by_group = len(groups) > 1 and all(task.where for task in suite.tasks)
+    alone = len({task.where for task in suite.tasks}) if by_group else 1
     return {
         "name": method.name,
         "learner": method.learner,
@@ -377,12 +429,12 @@ def _row(board: _Board, method: Method, chosen: _Chosen) -> dict[str, Any]:
             "models": len(groups),
             "parameters": _total(by_seed[:1], "parameters"),
             "train_seconds": _total(by_seed, "train_seconds"),
-            "latency_ms_per_1000_rows": _total(by_seed, "latency_ms_per_1000_rows"),
+            "latency_ms_per_1000_rows": _total(by_seed, "latency_ms_per_1000_rows") / alone,
             "memory_mb": max(r["memory_mb"] for found in by_seed for r in found),
             "fits": len(groups) * len(plan.seeds),
         },
         "settings": _shown_settings(method, chosen, groups),
-        "curves": _curves(suite, by_seed),
+        "curves": _curves(judged, by_seed),
     }
 
 
@@ -406,11 +458,11 @@ def _shown_settings(
     return shown
 
 
-def _curves(suite: Suite, by_seed: list[list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """Primary validation metric per epoch: mean, least and most over the seeds still running."""
+def _curves(judged: _Judged, by_seed: list[list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """The judging metric on validation per epoch: mean and range over the seeds still running."""
     curves = {}
     longest = 0
-    for task, (metric, _) in _directions(suite).items():
+    for task, (metric, _) in judged.items():
         series = [
             [record["validation"][task][metric] for record in r["history"]]
             for found in by_seed
@@ -433,25 +485,25 @@ def _curves(suite: Suite, by_seed: list[list[dict[str, Any]]]) -> dict[str, Any]
     return {"epochs": list(range(1, longest + 1)), "validation": curves}
 
 
-def _primary(row: dict[str, Any], suite: Suite, split: str, seed: int) -> dict[str, Any]:
-    return {
-        task: row["scores"][task][metric][split]["seeds"][seed]
-        for task, (metric, _) in _directions(suite).items()
-    }
-
-
-def _gains(row: dict[str, Any], base: dict[str, Any], suite: Suite, plan: Plan) -> dict[str, Any]:
+def _gains(
+    row: dict[str, Any], base: dict[str, Any], judged: _Judged, plan: Plan
+) -> dict[str, Any]:
     """Delta_m per split, paired by seed."""
-    directions = {task: higher for task, (_, higher) in _directions(suite).items()}
-    found = {}
-    for split in ("validation", "test"):
-        found[split] = interval(
-            [
-                gain(_primary(row, suite, split, i), _primary(base, suite, split, i), directions)
-                for i in range(len(plan.seeds))
-            ]
+    directions = {task: higher for task, (_, higher) in judged.items()}
+
+    def scores(of: dict[str, Any], split: str, seed: int) -> dict[str, Any]:
+        return {
+            task: of["scores"][task][metric][split]["seeds"][seed]
+            for task, (metric, _) in judged.items()
+        }
+
+    seeds = range(len(plan.seeds))
+    return {
+        split: interval(
+            [gain(scores(row, split, i), scores(base, split, i), directions) for i in seeds]
         )
-    return found
+        for split in ("validation", "test")
+    }
 
 
 def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) -> dict[str, Any]:
@@ -493,7 +545,7 @@ def _verdict(rows: list[dict[str, Any]], reference: dict[str, Any], plan: Plan) 
                 sentence += f" (95 % interval {ahead['low']:.2f} to {ahead['high']:.2f})."
     return {
         "method": best["name"],
-        "share": share,
+        "share": share if best["gain"]["validation"]["mean"] is not None else None,
         "sentence": sentence,
         "reference": reference["name"],
         "validation_gain": best["gain"]["validation"],
@@ -508,13 +560,13 @@ def _transfer(
     chosen: _Chosen,
     pairs: list[tuple[str, ...]],
     rows: list[dict[str, Any]],
+    judged: _Judged,
 ) -> dict[str, Any] | None:
     """What each task gains or loses by each partner: pair fits against single fits, by seed."""
     suite, plan = board.suite, board.plan
     names = suite.task_names
     if not pairs:
         return None
-    directions = _directions(suite)
     settings = chosen[first.name, names[:1]]
     size = len(names)
     mean: list[list[float | None]] = [[None] * size for _ in names]
@@ -525,7 +577,7 @@ def _transfer(
         for i, seed in enumerate(plan.seeds):
             found = board[Run(first.learner, settings, pair, seed)]["test"]
             for task in pair:
-                metric, higher = directions[task]
+                metric, higher = judged[task]
                 alone = rows[0]["scores"][task][metric]["test"]["seeds"][i]
                 gains[task].append(gain({task: found[task][metric]}, {task: alone}, {task: higher}))
         a, b = (names.index(task) for task in pair)

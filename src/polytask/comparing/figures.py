@@ -49,7 +49,7 @@ class Point(NamedTuple):
 
 def curves(lines: Sequence[Line], label: str) -> str:
     """Score over epochs for one task."""
-    figure, axes = _axes(300, 186)
+    figure, axes = canvas(300, 186)
     for line in reversed(lines):  # the first line lies on top
         color = SERIES[line.style]
         if line.style < 2:  # more bands would hide each other
@@ -60,17 +60,17 @@ def curves(lines: Sequence[Line], label: str) -> str:
             linewidth=2.2 if line.style == 0 else 1.5,
         )  # fmt: skip
     axes.set_xlabel("epoch")
-    return _svg(figure, label)
+    return as_svg(figure, label)
 
 
 def rate(epochs: Sequence[float], rates: Sequence[float | None], label: str) -> str:
     """Conflict rate over epochs, in percent."""
-    figure, axes = _axes(300, 186)
+    figure, axes = canvas(300, 186)
     axes.plot(epochs, [100 * v for v in _floats(rates)], color=SERIES[0], linewidth=2.2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    return _svg(figure, label)
+    return as_svg(figure, label)
 
 
 def cost(
@@ -80,7 +80,7 @@ def cost(
 
     A mean outside `bounds` is drawn at the edge; `size` is in CSS pixels.
     """
-    figure, axes = _axes(*size)
+    figure, axes = canvas(*size)
     low, high = bounds
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     for point in sorted(points, key=lambda p: p.chosen):
@@ -102,7 +102,7 @@ def cost(
     axes.yaxis.set_major_formatter(
         lambda value, _: f"{value:+g} %".replace("-", MINUS) if value else "0"
     )
-    return _svg(figure, label)
+    return as_svg(figure, label)
 
 
 def _time_ticks(axes: Axes) -> None:
@@ -124,7 +124,7 @@ def _time_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(lambda x, _: shown[min(shown, key=lambda s: abs(s - x))])
 
 
-def _axes(width: int, height: int) -> tuple[Figure, Axes]:
+def canvas(width: int, height: int) -> tuple[Figure, Axes]:
     """A bare figure of the given CSS pixels (72 points an inch, so one point is one pixel)."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -148,7 +148,7 @@ def _floats(values: Sequence[float | None]) -> list[float]:
     return [float("nan") if value is None else float(value) for value in values]
 
 
-def _svg(figure: Figure, label: str) -> str:
+def as_svg(figure: Figure, label: str) -> str:
     """The drawing as one `<svg>` element without fonts and colours of its own."""
     import matplotlib
 

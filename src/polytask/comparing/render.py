@@ -37,6 +37,7 @@ SHARING = {
 }
 STRONGEST = 0.5  # opacity of the strongest shade; the text on it stays readable
 CURVES = 4  # lines in one panel; more cannot be told apart
+PANELS = 24  # tasks whose learning curves are drawn
 POINTS = 50  # of one line
 
 
@@ -282,7 +283,7 @@ def curves(tasks: list[Json], methods: list[Json]) -> Json | None:
     styles += [s for s in range(CURVES) if s not in styles and s > 1]
     shown = list(zip(styles, chosen + reference + others, strict=False))
     panels = []
-    for task in tasks:
+    for task in tasks[:PANELS]:
         lines = []
         for style, method in shown:
             line = method["curves"]["validation"].get(task["name"])
@@ -294,7 +295,8 @@ def curves(tasks: list[Json], methods: list[Json]) -> Json | None:
         if lines:
             label = f"{task['metric']} of {task['name']} on validation over epochs"
             panels.append({"task": task, "svg": figures.curves(lines, label)})
-    return {"shown": shown, "left_out": len(drawn) - len(shown), "panels": panels}
+    more = max(0, len(tasks) - PANELS)
+    return {"shown": shown, "left_out": len(drawn) - len(shown), "panels": panels, "more": more}
 
 
 def cost_plots(methods: list[Json]) -> Json | None:

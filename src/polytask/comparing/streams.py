@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polytask.comparing.figures import INK, MUTED, SERIES, _axes, _svg
+from polytask.comparing.figures import INK, MUTED, SERIES, as_svg, canvas
 from polytask.comparing.words import MISSING, count, number
 from polytask.errors import InputError
 from polytask.training.prequential import METRICS, Metric, Prequential
@@ -58,7 +58,7 @@ def picture(
         raise InputError(
             f"a picture shows {len(_COLORS)} records at most, {len(records)} are given"
         )
-    figure, axes = _axes(*size)
+    figure, axes = canvas(*size)
     for drift in records[0].drifts:
         left = drift.position - drift.width / 2
         axes.axvspan(left, left + drift.width, color=MUTED, alpha=0.2, linewidth=0)
@@ -79,7 +79,7 @@ def picture(
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)  # a name is a name, whatever signs are in it
-    return _standing_alone(_svg(figure, title or f"{_NAMES[metric]} on {records[0].stream}"))
+    return _standing_alone(as_svg(figure, title or f"{_NAMES[metric]} on {records[0].stream}"))
 
 
 def table(records: Sequence[Prequential]) -> str:

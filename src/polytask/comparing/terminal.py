@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_TASKS = 30  # lines of the table of tasks
+
 
 def show(data: Json, console: Console | None = None) -> None:
     """Print the verdict, then a table of the methods and one of the tasks, 100 columns at most."""
@@ -94,7 +96,7 @@ def _task_table(tasks: list[Json], methods: list[Json], most: int) -> Table:
     for method in shown:
         mark = "→ " if method["chosen"] else ""
         table.add_column(f"{mark}{method['number']}", justify="right", no_wrap=True)
-    for task in tasks:
+    for task in tasks[:_TASKS]:
         means = [score(m, task, task["metric"])["mean"] for m in shown]
         digits, top = decimals(means), best(means, task["higher_is_better"])
         cells = [
@@ -102,6 +104,8 @@ def _task_table(tasks: list[Json], methods: list[Json], most: int) -> Table:
         ]
         metric = f"{task['metric']} {arrow(task['higher_is_better'])}"
         table.add_row(Text(task["name"]), Text(metric), *cells)
+    if len(tasks) > _TASKS:
+        table.add_row(f"{len(tasks) - _TASKS} more in the report")
     return table
 
 

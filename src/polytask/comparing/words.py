@@ -116,6 +116,8 @@ def best(values: Sequence[float | None], higher_is_better: bool) -> float | None
 
 def headline(verdict: Json) -> str:
     """The verdict in a few words."""
+    if verdict["share"] is None:
+        return "No verdict"
     if not verdict["share"]:
         return "Do not share"
     return "Share one model" if verdict["models"] == 1 else f"Share, in {verdict['models']} models"

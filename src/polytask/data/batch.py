@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -41,6 +43,11 @@ class Batch:
             targets={t: self.targets[t] for t in names},
             masks={t: self.masks[t] for t in names},
         )
+
+    def matrix(self) -> NDArray[np.float64]:
+        """All inputs side by side ``[B, columns]``: numbers, category codes, arrays flattened."""
+        flat = [t.numpy().reshape(len(self), -1) for t in self.inputs.values()]
+        return np.concatenate(flat, axis=1, dtype=np.float64)
 
     @property
     def counts(self) -> dict[str, int]:

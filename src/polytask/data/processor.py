@@ -112,9 +112,8 @@ class Processor:
                 std = pc.stddev(flat).as_py()
                 arrays[name] = Array(shape, pc.mean(flat).as_py(), std or 1.0)
             else:
-                if values.null_count == len(values):
-                    raise InputError(f"column {name!r} has no value at all in the training rows")
-                median = pc.quantile(values, 0.5)[0].as_py()
+                # None where the rows of one group have no value: the column is a constant then.
+                median = pc.quantile(values, 0.5)[0].as_py() or 0.0
                 filled = pc.fill_null(pc.cast(values, pa.float64(), safe=False), median)
                 std = pc.stddev(filled).as_py()
                 numeric[name] = Numeric(float(median), pc.mean(filled).as_py(), std or 1.0)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from scipy.special import expit
 
 from polytask.data.files import read_table
+from polytask.data.suite import expand_moment
 from polytask.errors import InputError, nearest
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -157,6 +158,7 @@ class Stream:
         *,
         time: str | None = None,
         exclude: Sequence[str] = (),
+        skip_unlabelled: bool = False,
         name: str = "table",
         drifts: Sequence[Drift] = (),
         about: str = "",
@@ -164,8 +166,9 @@ class Stream:
         """A stream of the rows of a file, Arrow table, data frame or dict, in row or time order.
 
         Numbers stay numbers; text and booleans become codes of a nominal feature, in the order in
-        which their values appear. A null is a missing value. ``time`` orders the rows (rows of
-        equal time keep their order) and is no feature.
+        which their values appear; a date or time becomes day, hour and weekday. A null is a missing
+        value. ``time`` orders the rows (rows of equal time keep their order) and is no feature. A
+        row without a label is refused, or left out with ``skip_unlabelled``.
 
         Raises:
             InputError: a column is not there, not usable, or the target has a null.
@@ -183,17 +186,24 @@ class Stream:
         labels = table[target]
         if labels.null_count:
             row = pc.index(pc.is_null(labels), True).as_py()
-            raise InputError(f"target column {target!r} has no label in row {row}")
+            if not skip_unlabelled:
+                raise InputError(f"target column {target!r} has no label in row {row}")
+            table = table.filter(pc.is_valid(labels))
+            labels = table[target]
         names = tuple(c for c in table.column_names if c not in {target, time, *exclude})
         if not names:
             raise InputError(f"the table has no column beside {target!r} to learn from")
+        found: dict[str, pa.ChunkedArray] = {}
+        for column in names:
+            moment = pa.types.is_temporal(table[column].type)
+            found |= expand_moment(column, table[column]) if moment else {column: table[column]}
         nominal: dict[str, int] = {}
-        columns = [_column(table[c], c, nominal) for c in names]
+        columns = [_column(values, column, nominal) for column, values in found.items()]
         return cls.from_arrays(
             np.column_stack(columns),
             labels.to_numpy(),
             name=name,
-            features=names,
+            features=tuple(found),
             nominal=nominal,
             drifts=drifts,
             about=about,

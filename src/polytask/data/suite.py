@@ -143,7 +143,7 @@ class Suite:
         )
 
     def only(self, *names: str) -> Suite:
-        """The same rows and inputs with fewer tasks."""
+        """The same inputs with fewer tasks, and the rows these are about (all, but for groups)."""
         known = [t.name for t in self.tasks]
         for name in names:
             if name not in known:
@@ -152,7 +152,8 @@ class Suite:
                 )
         if not names:
             raise InputError("only() needs at least one task name")
-        return replace(self, tasks=tuple(t for t in self.tasks if t.name in names))
+        tasks = tuple(t for t in self.tasks if t.name in names)
+        return replace(self, tasks=tasks, splits=_of_groups(tasks, self.splits))
 
     def table(self, split: str) -> pa.Table:
         """One split as an Arrow table (memory-mapped where the suite came from a file)."""
@@ -203,6 +204,25 @@ class Suite:
             "tasks": tasks,
             "notes": list(self.about.get("notes", ())),
         }
+
+
+def _of_groups(tasks: Sequence[Task], splits: Mapping[str, Dataset]) -> Mapping[str, Dataset]:
+    """The rows that the tasks are about: those of their groups, where all are tasks by group."""
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    values: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.where is None:
+            return splits
+        values.setdefault(task.where[0], []).append(task.where[1])
+    ((column, wanted),) = values.items()  # one column makes the tasks of a suite
+    kept = {}
+    for split, data in splits.items():
+        mine = pc.is_in(data.data.column(column), value_set=pa.array(wanted))
+        rows = data.data.table.filter(mine)
+        kept[split] = data if len(rows) == len(data) else Dataset(InMemoryTable(rows))
+    return kept
 
 
 @dataclass(frozen=True)
@@ -258,6 +278,10 @@ def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Bu
     table = table.select([*inputs, *kept])
     for task in tasks:
         _check_task(task, table, parts)
+    train = pa.array(parts == 0)
+    for name in inputs:
+        if table[name].null_count and not pc.any(table[name].filter(train).is_valid()).as_py():
+            raise InputError(f"column {name!r} has no value at all in the training rows")
     about = {
         "source": options["about"],
         "split": str(splitter),
@@ -414,7 +438,8 @@ def _by_group(
         notes.append(f"{values.null_count} rows without a value of {by!r} belong to no task")
     if left_out:
         shown = "; ".join(list(left_out.values())[:5]) + ("; ..." if len(left_out) > 5 else "")
-        notes.append(f"{len(left_out)} tasks left out for want of labels: {shown}")
+        many = f"{len(left_out)} tasks are" if len(left_out) > 1 else "1 task is"
+        notes.append(f"{many} left out for want of labels: {shown}")
     return table, tuple(found), notes
 
 

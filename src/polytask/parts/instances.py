@@ -354,7 +354,7 @@ class StreamLearner(FittedMixin):
         self.history_: list[dict[str, Any]] = []
         self.models_: dict[str, Self] = {}
         train = self.processor_.encode(suite, "train")
-        rows = _matrix(train)
+        rows = train.matrix()
         for task in self.processor_.tasks:
             started = time.perf_counter()
             mask, y = train.masks[task.name].numpy(), train.targets[task.name].numpy()
@@ -372,7 +372,7 @@ class StreamLearner(FittedMixin):
         return replace(self, features=width, nominal=nominal, classes=len(kind.classes))
 
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, NDArray]:
-        rows = _matrix(batch)
+        rows = batch.matrix()
         return {name: self.models_[name].predict_proba_many(rows) for name in tasks}
 
     def with_seed(self, seed: int) -> Self:
@@ -427,6 +427,12 @@ class StreamLearner(FittedMixin):
 
     def _restore(self, state: dict[str, NDArray]) -> None:
         raise NotImplementedError
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept, room for growth included."""
+        models = getattr(self, "models_", None) or {"": self}
+        return sum(array.nbytes for model in models.values() for array in model._state().values())
 
     # -- within -----------------------------------------------------------------------------------
 
@@ -520,6 +526,20 @@ class StreamLearner(FittedMixin):
         self._begin(schema)
 
 
+def joined(parts: Mapping[str, Mapping[str, NDArray]]) -> dict[str, NDArray]:
+    """The states of several parts as one."""
+    return {f"{of}.{name}": array for of, part in parts.items() for name, array in part.items()}
+
+
+def parted(state: Mapping[str, NDArray]) -> dict[str, dict[str, NDArray]]:
+    """What ``joined`` put together, copied."""
+    parts: dict[str, dict[str, NDArray]] = {}
+    for path, array in state.items():
+        of, _, name = path.partition(".")
+        parts.setdefault(of, {})[name] = np.array(array)
+    return parts
+
+
 _NO_LABELS = np.empty(0, np.int64)
 
 
@@ -587,12 +607,6 @@ def _described(features: Any, nominal: Any, X: Any) -> tuple[tuple[Any, ...], di
         values = range(values) if isinstance(values, int) else values or ()
         known[name] = {v: i for i, v in enumerate(values)}
     return features, known
-
-
-def _matrix(batch: Batch) -> NDArray:
-    """All inputs side by side: numbers, then category codes, then arrays flattened."""
-    parts = [tensor.numpy().reshape(len(batch), -1) for tensor in batch.inputs.values()]
-    return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 def _is_column(value: Any) -> bool:
