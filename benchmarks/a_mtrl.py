@@ -639,8 +639,8 @@ REASONS = {
     "is half of them all",
     "no worse than L2: digits": "heads of k = 32 numbers are known from 20 labels each; L2 hedges "
     "this error by spreading, most where exploration leaves little to spend",
-    "pooled ridge": "exam scores follow nearly one law in all schools: one regression for all needs "
-    "no representation and no selection",
+    "pooled ridge": "exam scores follow nearly one law in all schools: one regression for all "
+    "needs no representation and no selection",
     "the target alone: oes10": "sharing costs here whatever the plan: four shared directions lose "
     "what a ridge regression on 64 principal inputs finds in 30 labels; everything there is, "
     "without a budget, is worse than the target alone, too",
