@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from polytask.data.streams import Stream
+from polytask.parts.hoeffding import TreePool, TreeSettings
 
 GRACE, CONFIDENCE = 50, 1e-7  # of DriftMoE's experts, and of the single tree beside them
 Kind = Literal["tree", "ozabag", "levbag", "arf", "srp"]
@@ -173,6 +174,23 @@ class CapyTrees:
     def learn(self, x: np.ndarray, y: int, chosen: Sequence[int]) -> None:
         for e in chosen:
             self._trees[e].learn_many(x[None], np.array([y]))
+
+
+class CompiledTrees:
+    """Our pool, asked and taught one row at a time."""
+
+    def __init__(self, stream: Stream, members: int) -> None:
+        values = np.array([stream.nominal.get(f, 0) for f in stream.features], np.int32)
+        settings = TreeSettings(grace=GRACE, delta=CONFIDENCE)
+        self._pool = TreePool(members, values, len(stream.classes), settings, 0)
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        return self._pool.predict_proba(x[None])[0]
+
+    def learn(self, x: np.ndarray, y: int, chosen: Sequence[int]) -> None:
+        weights = np.zeros((1, self._pool.trees))
+        weights[0, chosen] = 1
+        self._pool.learn(x[None], np.array([y]), weights)
 
 
 class Straightforward:

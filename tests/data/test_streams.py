@@ -191,6 +191,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "shapes": (lambda: Stream.from_arrays(np.zeros((3, 1)), LABELS), "(3, 1), (4,)"),
     "empty": (lambda: Stream.from_arrays(np.zeros((0, 1)), LABELS[:0]), "has no rows"),
     "nan label": (lambda: Stream.from_arrays(np.zeros((2, 1)), np.array([0, np.nan])), "row 1"),
+    "no label": (
+        lambda: Stream.from_arrays(np.zeros((2, 1)), np.array(["a", None], object)),
+        "row 1",
+    ),
     "names": (lambda: Stream.from_arrays(np.zeros((4, 2)), LABELS, features="a"), "names 1"),
     "nominal": (
         lambda: Stream.from_arrays(np.zeros((4, 1)), LABELS, nominal={"f9": 2}),

@@ -135,8 +135,9 @@ class Stream:
             )
         if not len(y):
             raise InputError(f"stream {name!r} has no rows")
-        if y.dtype.kind == "f" and np.isnan(y).any():
-            raise InputError(f"y has no label in row {int(np.isnan(y).argmax())}")
+        missing = y != y if y.dtype.kind == "f" else np.array([label is None for label in y])
+        if missing.any():
+            raise InputError(f"y has no label in row {int(missing.argmax())}")
         names = tuple(features) if features is not None else _numbered(X.shape[1])
         if len(names) != X.shape[1]:
             raise InputError(f"X has {X.shape[1]} columns, features names {len(names)}")

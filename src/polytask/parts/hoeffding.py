@@ -551,7 +551,45 @@ def learn(forest, rules, tree, x, y, w, scores):
 def has_room(forest):
     """Whether every tree may split, and take a slot, at the next instance."""
     trees = forest.roots.shape[0]
-    return forest.used[0] + trees * forest.used[2] <= len(forest.nodes) and forest.used[1] >= trees
+    needed = trees * (forest.used[2] + 1)  # a block of children, or another root
+    return forest.used[0] + needed <= len(forest.nodes) and forest.used[1] >= trees
+
+
+@njit
+def plant(forest, tree):
+    """A fresh tree in the place of one, whose slots are given back; its nodes wait for ``tidy``."""
+    below = [forest.roots[tree]]
+    while len(below) > 0:
+        node = forest.nodes[below.pop()]
+        _give_slot(forest, node.slot)
+        for k in range(node.width):
+            below.append(node.first + k)
+    forest.roots[tree] = forest.used[0]
+    forest.leaves[tree] = 1
+    forest.used[0] += 1
+
+
+@njit
+def _tidy(forest, nodes, votes):
+    """Copy the nodes that belong to a tree to fresh arrays; how many they are."""
+    used = 0
+    for tree in range(len(forest.roots)):
+        at = used
+        nodes[used], votes[used] = (
+            forest.nodes[forest.roots[tree]],
+            forest.votes[forest.roots[tree]],
+        )
+        forest.roots[tree] = used
+        used += 1
+        while at < used:
+            first = nodes[at].first
+            if nodes[at].width > 0:
+                nodes[at].first = used
+            for k in range(nodes[at].width):
+                nodes[used], votes[used] = forest.nodes[first + k], forest.votes[first + k]
+                used += 1
+            at += 1
+    return used
 
 
 @njit
@@ -665,8 +703,12 @@ class TreePool:
         forest = self.forest
         nodes, slots = len(forest.nodes), len(forest.free)
         used, unused, most = forest.used
-        needed = max(for_nodes, self.trees * int(most))
+        needed = max(for_nodes, self.trees * (int(most) + 1))
         if used + needed > nodes:
+            kept, votes = _fresh_nodes(nodes), _fresh_votes(nodes, self.classes)
+            used = forest.used[0] = _tidy(forest, kept, votes)
+            forest = forest._replace(nodes=kept, votes=votes)
+        if 2 * (used + needed) > nodes:
             more = max(nodes, needed)
             forest = forest._replace(
                 nodes=np.concatenate([forest.nodes, _fresh_nodes(more)]),

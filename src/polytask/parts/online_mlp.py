@@ -10,6 +10,7 @@ A row's logits are the same bits alone and among others: sums run in the order o
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -130,6 +131,31 @@ def update(net, units, targets, row_weights, dropout):
         weights[p] -= step * first[p] / (np.sqrt(second[p]) * root + epsilon)
 
 
+@njit
+def scaled_inputs(scale, standardise, x, units):
+    """The network's inputs of an instance into ``units``: as they are, or as running z-scores.
+
+    scale: [3, d] count, mean and sum of squared gaps. A missing value becomes 0.
+    """
+    for i in range(len(x)):
+        value = 0.0 if x[i] != x[i] else x[i]
+        if standardise and x[i] == x[i]:
+            spread = math.sqrt(scale[2, i] / max(1.0, scale[0, i] - 1))
+            value = (x[i] - scale[1, i]) / spread if spread > 0 else 0.0
+        units[i] = np.float32(value)
+
+
+@njit
+def note_scale(scale, x):
+    """Take an instance into the running scale."""
+    for i in range(len(x)):
+        if x[i] == x[i]:
+            gap = x[i] - scale[1, i]
+            scale[0, i] += 1
+            scale[1, i] += gap / scale[0, i]
+            scale[2, i] += gap * (x[i] - scale[1, i])
+
+
 def new_net(sizes: tuple[int, ...], lr: float, seed: int) -> Net:
     """A fresh network."""
     rng = np.random.default_rng(seed)
@@ -148,6 +174,22 @@ def new_net(sizes: tuple[int, ...], lr: float, seed: int) -> Net:
         random=rng.integers(2**63, size=1).astype(np.uint64),
         lr=lr,
     )
+
+
+def state(net: Net) -> dict[str, NDArray]:
+    """The arrays that decide what the network does next."""
+    arrays = {name: value for name, value in net._asdict().items() if name not in _NOT_KEPT}
+    return {**arrays, "random": net.random.view(np.int64)}
+
+
+def restored(arrays: Mapping[str, NDArray], lr: float) -> Net:
+    """The network that ``state`` described."""
+    random = arrays["random"].view(np.uint64)
+    gradient = np.zeros_like(arrays["weights"])
+    return Net(**{**arrays, "random": random}, gradient=gradient, lr=lr)
+
+
+_NOT_KEPT = ("gradient", "lr")
 
 
 def layers(net: Net) -> list[tuple[NDArray, NDArray]]:

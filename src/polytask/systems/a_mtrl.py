@@ -364,7 +364,9 @@ class AMTRL(FittedMixin):
         rest = data.masks[target] & ~first.masks[target]
         second = replace(data, masks={**data.masks, target: rest})
         one, other = (self._heads([target], fitted, d)[target].weight for d in (first, second))
-        return held_out_penalty(np.hstack(list(columns.values())), one, other)
+        dear = self.ledgers_[target].prices
+        prices = [dear.get(s, 1.0) for s, head in columns.items() for _ in head.T]
+        return held_out_penalty(np.hstack(list(columns.values())), one, other, prices)
 
     # -- representation and heads ----------------------------------------------------------------
 

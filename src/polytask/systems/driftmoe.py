@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polytask.errors import InputError
+from polytask.parts import online_mlp
 from polytask.parts.compiled import njit
 from polytask.parts.hoeffding import (
     TreePool,
@@ -52,7 +53,15 @@ from polytask.parts.hoeffding import (
     probabilities,
 )
 from polytask.parts.instances import Schema, StreamLearner
-from polytask.parts.online_mlp import Net, add_outputs, forward, new_net, update
+from polytask.parts.online_mlp import (
+    Net,
+    add_outputs,
+    forward,
+    new_net,
+    note_scale,
+    scaled_inputs,
+    update,
+)
 
 
 class Options(NamedTuple):
@@ -83,12 +92,7 @@ class Notes(NamedTuple):
 @njit
 def _route(net, notes, options, x, units, dropout):
     """Fill ``units`` for one instance; the logits come last."""
-    for i in range(len(x)):
-        value = 0.0 if x[i] != x[i] else x[i]
-        if options.standardise and x[i] == x[i]:
-            spread = math.sqrt(notes.scale[2, i] / max(1.0, notes.scale[0, i] - 1))
-            value = (x[i] - notes.scale[1, i]) / spread if spread > 0 else 0.0
-        units[i] = np.float32(value)
+    scaled_inputs(notes.scale, options.standardise, x, units)
     forward(net, units, dropout)
     if options.random:  # drawn from what has been seen, so that asking changes nothing
         at = np.uint64(net.random[0]) + np.uint64(notes.seen.sum())
@@ -150,12 +154,7 @@ def _note(net, notes, options, x, y):
     notes.seen[y] += 1
     share = notes.seen[y] / notes.seen.sum() * len(notes.seen)
     notes.weight[at] = 1 / share if options.class_weighted else 1
-    for i in range(len(x)):
-        if x[i] == x[i]:
-            gap = x[i] - notes.scale[1, i]
-            notes.scale[0, i] += 1
-            notes.scale[1, i] += gap / notes.scale[0, i]
-            notes.scale[2, i] += gap * (x[i] - notes.scale[1, i])
+    note_scale(notes.scale, x)
     notes.filled[0] = (at + 1) % len(notes.weight)
     if notes.filled[0] == 0 and not options.random:
         update(net, notes.units, notes.mask, notes.weight, options.dropout)
@@ -414,27 +413,21 @@ class DriftMoE(StreamLearner):
     def _state(self) -> dict[str, NDArray]:
         if self.pool is not None:
             raise InputError("trees of another library cannot be saved; leave out pool")
-        net = {name: getattr(self.net_, name) for name in _KEPT}
-        net["random"] = net["random"].view(np.int64)
-        return {
-            **{f"trees.{name}": array for name, array in self.pool_.state().items()},
-            **{f"router.{name}": array for name, array in net.items()},
-            **{f"notes.{name}": array for name, array in self.notes_._asdict().items()},
+        parts = {
+            "trees": self.pool_.state(),
+            "router": online_mlp.state(self.net_),
+            "notes": self.notes_._asdict(),
         }
+        return {f"{of}.{name}": array for of, part in parts.items() for name, array in part.items()}
 
     def _restore(self, state: dict[str, NDArray]) -> None:
-        def part(prefix: str) -> dict[str, NDArray]:
-            return {
-                name.removeprefix(prefix): np.array(array)
-                for name, array in state.items()
-                if name.startswith(prefix)
-            }
-
-        self.pool_.restore(part("trees."))
-        net = part("router.")
-        net["random"] = net["random"].view(np.uint64)
-        self.net_ = Net(**net, gradient=np.zeros_like(net["weights"]), lr=self.lr)
-        self.notes_ = Notes(**part("notes."))
+        parts: dict[str, dict[str, NDArray]] = {"trees": {}, "router": {}, "notes": {}}
+        for path, array in state.items():
+            of, _, name = path.partition(".")
+            parts[of][name] = np.array(array)
+        self.pool_.restore(parts["trees"])
+        self.net_ = online_mlp.restored(parts["router"], self.lr)
+        self.notes_ = Notes(**parts["notes"])
 
     @property
     def nbytes(self) -> int:
@@ -451,9 +444,6 @@ class DriftMoE(StreamLearner):
             len(model.net_.weights) + int(model.pool_.forest.leaves.sum()) * model.pool_.classes
             for model in self.models_.values()
         )
-
-
-_KEPT = ("weights", "first", "second", "sizes", "steps", "random")
 
 
 def _padded(array: NDArray, more: int) -> NDArray:
