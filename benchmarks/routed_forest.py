@@ -7,7 +7,8 @@ the comparison with a forest is not a blind one. That comparison is on the recor
 
     PYTHONPATH=src python benchmarks/routed_forest.py     # measures what the record lacks
 
-Needs numba and, for the cost, CapyMOA with Java; POLYTASK_DATA names the folder of the real streams.
+Needs numba and, for the cost, CapyMOA with Java; POLYTASK_DATA names the folder of the real
+streams.
 """
 
 from __future__ import annotations
