@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import torch
 from harness import Record, write_claims
-from polytask.systems.routed_forest import RoutedForest
 from render import markdown
 from stream_rivals import (
     CONFIDENCE,
@@ -48,6 +47,7 @@ from polytask.data.packaged import flights
 from polytask.data.streams import Stream, led, rbf, sea
 from polytask.errors import InputError
 from polytask.systems.driftmoe import DriftMoE
+from polytask.systems.routed_forest import RoutedForest
 from polytask.training.prequential import METRICS, Prequential, prequential
 
 COMMAND = "python benchmarks/driftmoe.py"
@@ -297,12 +297,11 @@ def plan() -> Iterator[Cell]:
     yield from over(ours, alone, ["LED_a", "LED_g"], delay=DELAY)
     yield from over(ours, alone, PAPER, SEEDS[:1], rows=FULL)
     yield from over(ours, alone, LAWS, SEEDS[1:], rows=FULL)
-    yield from over(ours, ["MoE-Task"], LAWS[:2], SEEDS[:1], rows=FULL)
+    yield from over(ours, ["MoE-Task"], LAWS[:1], SEEDS[:1], rows=FULL)
     yield from over(capymoa, ["tree", "arf", "ozabag"], NINE, SEEDS[:1])
     yield from over(ours, ["routed forest"], REQUIRED, rows=SHORT)
     yield from over(ours, ["routed forest"], NINE)
-    yield from over(capymoa, ["arf"], BEHIND, SEEDS[1:])
-    for streams in (REQUIRED, PAPER, NINE):
+    for streams in (REQUIRED, BEHIND, NINE):
         yield from over(capymoa, ["arf", "ozabag"], streams, SEEDS[1:])
     yield from over(ours, alone, PAPER, SEEDS[1:], rows=FULL)
     yield from over(capymoa, ["arf"], ["LED_a", "LED_g"], delay=DELAY)
@@ -689,6 +688,16 @@ def agreements(evidence: Evidence) -> Iterator[Claim | None]:
 REASONS: dict[str, str] = defaultdict(
     str,
     {
+        "MoE-Task": "The reference drops units of the router also while it predicts, ours only "
+        "while it learns, so MoE-Task is better here (LED_a at a million rows: 72.3, paper 71.1); "
+        "there MoE-Data is 0.7 ahead, at 100,000 rows the two are level.",
+        "level": "Between the jumps it is at the best rate there is (73.6 to 74.0; Bayes 74). What "
+        "is missing is lost in the 50,000 rows after each jump. It is not the stream: on 200,000 "
+        "rows of MOA's own generator MoE-Data has 72.4, on ours 72.6.",
+        "ablation": "One expert trained of six leaves too few rows to each: the seeds differ by "
+        "1.6 points. All other settings are within 0.6.",
+        "combine": "It is where the router alone fails (unequal classes, unlike scales) and costs "
+        "where the network is the better classifier (LED, moving centroids).",
         "other trees": "Over our own trees the plain one is within a point, so the router and its "
         "training agree; what differs is the trees, which as single trees agree to half a point.",
     },
@@ -713,8 +722,9 @@ def table() -> str:
              f"{MEMBERS} trees each, mean ± deviation of seeds", accuracies(evidence)),
             ("The same as κ_temporal in percent, on the streams that are not generated",
              against_no_change(evidence)),
-            ("Cost at the same: rows per second of CPU time, memory", costs(evidence)),
-            (f"The sheet's experiment, {SHORT:,} rows", sheet(evidence)),
+            ("Cost at the same: geometric means over the nine streams; rows per second of CPU time",
+             costs(evidence)),
+            (f"{SHORT:,} rows with jumps at the quarters", sheet(evidence)),
             ("A million rows", full(evidence)),
             (f"Labels {DELAY:,} rows late, {LONG:,} rows", delayed(evidence)),
             ("Numbers of experts and of trained experts, LED_g", ablation(evidence)),
@@ -772,18 +782,28 @@ def against_no_change(evidence: Evidence) -> str:
 
 
 def costs(evidence: Evidence) -> str:
-    """Geometric means over the streams that every learner has been on."""
-    streams = [s for s in NINE if all(evidence.of(w, s) for w in SHOWN)]
+    """Geometric means, for learners that have been on all of the nine streams that ARF has.
+
+    Memory is our learners' own count. What the Java heap grows by is not told apart from what was
+    there before, so the others have none.
+    """
+    streams = [s for s in NINE if evidence.of("arf", s)]
 
     def over(what: str, measure: Callable[[Result], float]) -> str:
-        values = [v for s in streams for v in evidence.of(what, s, measure=measure).values()]
-        return f"{np.exp(np.mean(np.log(np.maximum(values, 1)))):,.0f}" if values else ""
+        found = [list(evidence.of(what, s, measure=measure).values()) for s in streams]
+        if not found or not all(found):
+            return ""
+        return f"{np.exp(np.mean([np.mean(np.log(values)) for values in found])):,.0f}"
+
+    def memory(result: Result) -> float:
+        return float(result["record"]["memory"]) / 1024
 
     return grid(
         ["learner", "rows per second", "memory in kB"],
         (
-            [NAMES.get(w, w), over(w, steady), over(w, lambda r: r["record"]["memory"] / 1024)]
+            [NAMES.get(w, w), over(w, steady), over(w, memory) if w not in ENSEMBLES else "–"]
             for w in SHOWN
+            if over(w, steady)
         ),
     )
 
@@ -884,7 +904,7 @@ def draw() -> None:
     evidence = Evidence(Record("driftmoe"))
     shown = [
         replace(Prequential.from_dict(result["record"]), model=NAMES.get(what, what))
-        for what in ("MoE-Data", "arf", "ozabag", "tree")
+        for what in ("MoE-Data", "arf", "routed forest", "tree", "ozabag")
         for seed, result in evidence.of(what, "LED_a", measure=dict).items()
         if seed == 0
     ]

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from polytask.parts.hoeffding import TreePool, TreeSettings
@@ -51,15 +50,6 @@ class HoeffdingTree(TreeSettings, StreamLearner):
         self.pool_.restore(state)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the trees take."""
-        models = getattr(self, "models_", None) or {"": self}
-        return sum(model.pool_.nbytes for model in models.values())
-
-    @property
     def parameters_(self) -> int:
         """Class weights of all leaves: the numbers that answers are made of."""
-        return sum(
-            int(np.sum(model.pool_.forest.leaves)) * model.pool_.classes
-            for model in self.models_.values()
-        )
+        return sum(model.pool_.parameters for model in self.models_.values())

@@ -198,7 +198,8 @@ def find_leaf(forest, tree, x, w):
 
 
 @njit
-def _largest(values):
+def largest(values):
+    """Index of the largest value; the first of several."""
     best = 0
     for c in range(1, values.shape[0]):
         if values[c] > values[best]:
@@ -240,7 +241,7 @@ def naive_bayes(forest, leaf, x, scores):
                 counts = forest.nominal[slot, forest.place[f] + 1 + int(value), LOG]
                 for c in range(classes):
                     scores[c] += counts[c] - totals[c] if counts[c] > -np.inf else 0.0
-    return _largest(scores)
+    return largest(scores)
 
 
 @njit
@@ -252,7 +253,7 @@ def answer(forest, rules, leaf, x, scores):
         return naive_bayes(forest, leaf, x, scores), True
     for c in range(scores.shape[0]):
         scores[c] = forest.votes[leaf, COUNT, c]
-    return _largest(scores), False
+    return largest(scores), False
 
 
 @njit
@@ -374,7 +375,7 @@ def _try_to_split(forest, rules, tree, leaf):
     if seen < 2:
         return
     total = _total(weights)
-    if weights[_largest(weights)] / total > rules.max_share:
+    if weights[largest(weights)] / total > rules.max_share:
         clear_slot(forest, rules, node.slot)
         return
     before, _ = _entropy(weights)
@@ -533,7 +534,7 @@ def learn(forest, rules, tree, x, y, w, scores):
         node.slot = _take_slot(forest, rules)
     if node.slot >= 0 and rules.leaf == 2:
         empty = _total(weights) == 0
-        if empty or _largest(weights) == y:
+        if empty or largest(weights) == y:
             node.majority += w
         if not empty and naive_bayes(forest, leaf, x, scores) == y:
             node.bayes += w
@@ -671,6 +672,11 @@ class TreePool:
     def nbytes(self) -> int:
         """Bytes of all arrays, the room kept for growth included."""
         return sum(array.nbytes for array in self.forest)
+
+    @property
+    def parameters(self) -> int:
+        """Class weights of all leaves: the numbers that answers are made of."""
+        return int(self.forest.leaves.sum()) * self.classes
 
     def predict_proba(self, X: NDArray) -> NDArray:
         """Class probabilities of every tree, ``[n, E, C]``, for rows ``[n, F]``."""

@@ -428,6 +428,12 @@ class StreamLearner(FittedMixin):
     def _restore(self, state: dict[str, NDArray]) -> None:
         raise NotImplementedError
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept, room for growth included."""
+        models = getattr(self, "models_", None) or {"": self}
+        return sum(array.nbytes for model in models.values() for array in model._state().values())
+
     # -- within -----------------------------------------------------------------------------------
 
     def _run(self, X: Any, X_learn: Any, y: Any) -> NDArray:
@@ -518,6 +524,20 @@ class StreamLearner(FittedMixin):
     def _start(self, schema: Schema) -> None:
         self.schema_ = schema
         self._begin(schema)
+
+
+def joined(parts: Mapping[str, Mapping[str, NDArray]]) -> dict[str, NDArray]:
+    """The states of several parts as one."""
+    return {f"{of}.{name}": array for of, part in parts.items() for name, array in part.items()}
+
+
+def parted(state: Mapping[str, NDArray]) -> dict[str, dict[str, NDArray]]:
+    """What ``joined`` put together, copied."""
+    parts: dict[str, dict[str, NDArray]] = {}
+    for path, array in state.items():
+        of, _, name = path.partition(".")
+        parts.setdefault(of, {})[name] = np.array(array)
+    return parts
 
 
 _NO_LABELS = np.empty(0, np.int64)

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -49,10 +50,11 @@ from polytask.parts.hoeffding import (
     answer,
     find_leaf,
     has_room,
+    largest,
     learn,
     probabilities,
 )
-from polytask.parts.instances import Schema, StreamLearner
+from polytask.parts.instances import Schema, StreamLearner, joined, parted
 from polytask.parts.online_mlp import (
     Net,
     add_outputs,
@@ -102,19 +104,10 @@ def _route(net, notes, options, x, units, dropout):
 
 
 @njit
-def _largest(values):
-    best = 0
-    for i in range(1, len(values)):
-        if values[i] > values[best]:
-            best = i
-    return best
-
-
-@njit
 def _chances(forest, rules, options, x, logits, scores):
     """Class chances into scores [C]; the answer."""
     if not options.per_class:
-        leaf = find_leaf(forest, _largest(logits), x, 0.0)
+        leaf = find_leaf(forest, largest(logits), x, 0.0)
         return probabilities(forest, rules, leaf, x, scores)
     yes, total = np.empty(2), 0.0
     for c in range(len(scores)):
@@ -123,7 +116,7 @@ def _chances(forest, rules, options, x, logits, scores):
             probabilities(forest, rules, find_leaf(forest, c, x, 0.0), x, yes)
             scores[c] *= yes[1]
         total += scores[c]
-    best = _largest(scores) if options.vote else _largest(logits)
+    best = largest(scores) if options.vote else largest(logits)
     for c in range(len(scores)):
         scores[c] = scores[c] / total if total > 0 else 1 / len(scores)
     return best
@@ -165,7 +158,7 @@ def _learn(forest, rules, net, notes, options, x, y, scores):
     """One labelled instance; ``notes.units`` holds what the router says of it."""
     units, mask = notes.units[notes.filled[0]], notes.mask[notes.filled[0]]
     logits = units[len(units) - len(mask) :]
-    notes.chosen[_largest(logits)] += 1
+    notes.chosen[largest(logits)] += 1
     if options.per_class:
         for c in range(len(mask)):
             mask[c] = 1 if c == y else 0
@@ -410,40 +403,31 @@ class DriftMoE(StreamLearner):
         oracle = float(self.notes_.right[0] / learned) if self.mode == "data" else None
         return {"shares": (self.notes_.chosen / learned).tolist(), "oracle": oracle}
 
-    def _state(self) -> dict[str, NDArray]:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         if self.pool is not None:
             raise InputError("trees of another library cannot be saved; leave out pool")
+        super().save_pretrained(folder)
+
+    def _state(self) -> dict[str, NDArray]:
         parts = {
-            "trees": self.pool_.state(),
+            "trees": self.pool_.state() if self.pool is None else {},
             "router": online_mlp.state(self.net_),
             "notes": self.notes_._asdict(),
         }
-        return {f"{of}.{name}": array for of, part in parts.items() for name, array in part.items()}
+        return joined(parts)
 
     def _restore(self, state: dict[str, NDArray]) -> None:
-        parts: dict[str, dict[str, NDArray]] = {"trees": {}, "router": {}, "notes": {}}
-        for path, array in state.items():
-            of, _, name = path.partition(".")
-            parts[of][name] = np.array(array)
+        parts = parted(state)
         self.pool_.restore(parts["trees"])
         self.net_ = online_mlp.restored(parts["router"], self.lr)
         self.notes_ = Notes(**parts["notes"])
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of memory that trees and router take."""
-        models = getattr(self, "models_", None) or {"": self}
-        return sum(
-            sum(array.nbytes for array in model._state().values()) for model in models.values()
-        )
-
-    @property
     def parameters_(self) -> int:
-        """Weights of the routers and class weights of all leaves."""
-        return sum(
-            len(model.net_.weights) + int(model.pool_.forest.leaves.sum()) * model.pool_.classes
-            for model in self.models_.values()
-        )
+        """Weights of the routers and class weights of all leaves of our own trees."""
+        models = self.models_.values()
+        routers = sum(len(model.net_.weights) for model in models)
+        return routers + sum(m.pool_.parameters for m in models if m.pool is None)
 
 
 def _padded(array: NDArray, more: int) -> NDArray:

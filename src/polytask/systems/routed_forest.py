@@ -38,12 +38,13 @@ from polytask.parts.hoeffding import (
     TreeSettings,
     find_leaf,
     has_room,
+    largest,
     learn,
     plant,
     probabilities,
     random_unit,
 )
-from polytask.parts.instances import Schema, StreamLearner
+from polytask.parts.instances import Schema, StreamLearner, joined, parted
 from polytask.parts.online_mlp import (
     Net,
     add_outputs,
@@ -106,7 +107,7 @@ def _consult(forest, rules, net, notes, options, x, units, chances, answers, vot
         leaf = find_leaf(forest, e, x, 0.0)
         answers[e] = probabilities(forest, rules, leaf, x, chances[e])
     logits, own = outputs[experts:], chances[experts - 1]
-    best = _largest(logits)
+    best = largest(logits)
     answers[experts - 1] = best
     total = 0.0
     for c in range(classes):
@@ -126,16 +127,7 @@ def _consult(forest, rules, net, notes, options, x, units, chances, answers, vot
         total += vote[c]
     for c in range(classes):
         vote[c] = vote[c] / total if total > 0 else 1 / classes
-    return _largest(vote)
-
-
-@njit
-def _largest(values):
-    best = 0
-    for i in range(1, len(values)):
-        if values[i] > values[best]:
-            best = i
-    return best
+    return largest(vote)
 
 
 @njit
@@ -366,30 +358,17 @@ class RoutedForest(StreamLearner):
             "router": online_mlp.state(self.net_),
             "notes": notes,
         }
-        return {f"{of}.{name}": array for of, part in parts.items() for name, array in part.items()}
+        return joined(parts)
 
     def _restore(self, state: dict[str, NDArray]) -> None:
-        parts: dict[str, dict[str, NDArray]] = {"trees": {}, "router": {}, "notes": {}}
-        for path, array in state.items():
-            of, _, name = path.partition(".")
-            parts[of][name] = np.array(array)
+        parts = parted(state)
         parts["notes"]["random"] = parts["notes"]["random"].view(np.uint64)
         self.pool_.restore(parts["trees"])
         self.net_ = online_mlp.restored(parts["router"], self.lr)
         self.notes_ = Notes(**parts["notes"])
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of memory that trees and network take."""
-        models = getattr(self, "models_", None) or {"": self}
-        return sum(
-            sum(array.nbytes for array in model._state().values()) for model in models.values()
-        )
-
-    @property
     def parameters_(self) -> int:
         """Weights of the networks and class weights of all leaves."""
-        return sum(
-            len(model.net_.weights) + int(model.pool_.forest.leaves.sum()) * model.pool_.classes
-            for model in self.models_.values()
-        )
+        models = self.models_.values()
+        return sum(len(model.net_.weights) + model.pool_.parameters for model in models)
