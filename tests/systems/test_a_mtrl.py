@@ -334,3 +334,11 @@ def test_a_source_of_one_class_among_its_first_labels_is_no_failure() -> None:
     suite = Suite.from_table(table, ["rare", "often", "goal"])
     fitted = AMTRL(target="goal", budget=60, floor=4, rank=2).fit(suite)
     assert fitted.score(suite)["goal"]["auroc"] > 0.95
+
+
+def test_a_price_of_no_task_is_told() -> None:
+    told: list[dict[str, Any]] = []
+    suite = planted()[0]
+    learner(prices=("s1=2", "s01=3")).fit(suite, progress=told.append)
+    warnings = [record["warning"] for record in told if "warning" in record]
+    assert len(warnings) == 1 and "'s01=3' is about no task" in warnings[0]

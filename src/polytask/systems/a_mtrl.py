@@ -232,6 +232,11 @@ class AMTRL(FittedMixin):
     ) -> Self:
         """Buy, learn, plan, buy and learn again, for each target."""
         self.validate(suite)
+        for text in (*self.prices, *self.fees):
+            # No error: a suite of fewer tasks is fitted with the prices of all.
+            if (name := text.rpartition("=")[0]) not in suite.task_names:
+                known = nearest(name, suite.task_names)
+                progress({"warning": f"{text!r} is about no task of this suite{known}"})
         self.processor_ = Processor.fit(suite)
         pool, validation = (self.processor_.encode(suite, s) for s in ("train", "validation"))
         self.history_: list[dict[str, Any]] = []
