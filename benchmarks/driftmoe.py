@@ -301,7 +301,7 @@ def plan() -> Iterator[Cell]:
     yield from over(capymoa, ["tree", "arf", "ozabag"], NINE, SEEDS[:1])
     yield from over(ours, ["routed forest"], REQUIRED, rows=SHORT)
     yield from over(ours, ["routed forest"], NINE)
-    for streams in (REQUIRED, BEHIND, NINE):
+    for streams in (REQUIRED[:2], BEHIND, NINE):
         yield from over(capymoa, ["arf", "ozabag"], streams, SEEDS[1:])
     yield from over(ours, alone, PAPER, SEEDS[1:], rows=FULL)
     yield from over(capymoa, ["arf"], ["LED_a", "LED_g"], delay=DELAY)
