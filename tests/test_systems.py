@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "a_mtrl": {"budget": 60.0, "floor": 8},
     "driftmoe": {"experts": 3, "hidden": (8,), "top": 1},
     "hoeffding_tree": {"grace": 10},
+    "routed_forest": {"experts": 3, "hidden": (8,)},
     "lightgbm": {"rounds": 5},
     "xgboost": {"rounds": 5},
 }
@@ -48,6 +49,7 @@ FEWER_TASKS = {
     "r_mtgb": (("price", "rent"), "tasks share trees and so need one kind"),
     "driftmoe": (("rooms", "sold"), "streams are classified"),
     "hoeffding_tree": (("rooms", "sold"), "streams are classified"),
+    "routed_forest": (("rooms", "sold"), "streams are classified"),
 }
 
 

@@ -265,10 +265,54 @@ def test_rounds_can_be_taken_apart() -> None:
     np.testing.assert_allclose(
         middle, answers(Forest.stacked(rounds[1:3]), X, blocks=blocks), atol=1e-12
     )
-    again = Forest(**forest.arrays())
-    np.testing.assert_array_equal(
-        answers(again, X, blocks=blocks), answers(forest, X, blocks=blocks)
-    )
+
+
+def saved():
+    """(arrays, bins) of two rounds with a category."""
+    X, y = draw()
+    X[:, 1] = np.arange(len(X)) % 7
+    bins = Bins.fit(X, categorical=[1])
+    grower = Grower(bins, X, [0, len(X)], depth=3)
+    out = np.zeros_like(y)
+    forest = Forest.stacked([grower.grow(y - out, out, 0.5) for _ in range(2)])
+    return forest.arrays("m"), bins, answers(forest, X, bins), X
+
+
+def test_what_is_loaded_answers_as_what_was_saved() -> None:
+    arrays, bins, expected, X = saved()
+    again = Forest.loaded(arrays, "m", bins)
+    np.testing.assert_array_equal(answers(again, X, bins), expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("roots", 10_000),
+        ("roots", -1),
+        ("left", 0),
+        ("left", 10_000),
+        ("feature", 5),
+        ("subset", 10_000),
+        ("subset", -1),
+    ],
+)
+def test_trees_that_would_leave_their_arrays_are_refused(field: str, value: int) -> None:
+    """A saved model may come from strangers, and compiled code checks no index."""
+    arrays, bins, _, _ = saved()
+    inner = arrays["m.feature"] >= 0
+    array = arrays[f"m.{field}"].copy()
+    at = array >= 0 if field in ("roots", "subset") else inner
+    array[np.flatnonzero(at)[:1] if array.ndim == 1 else (0, 0)] = value
+    with pytest.raises(InputError, match="saved trees are damaged: m has a node"):
+        Forest.loaded({**arrays, f"m.{field}": array}, "m", bins)
+
+
+def test_arrays_of_another_sort_are_refused() -> None:
+    arrays, bins, _, _ = saved()
+    with pytest.raises(InputError, match=r"saved trees are damaged: no usable m\.left"):
+        Forest.loaded({**arrays, "m.left": arrays["m.left"].astype(float)}, "m", bins)
+    with pytest.raises(InputError, match=r"saved trees are damaged: m has a node"):
+        Forest.loaded({**arrays, "m.gain": arrays["m.gain"][:-1]}, "m", bins)
 
 
 def test_rows_of_no_block_stay_as_they_are() -> None:

@@ -16,7 +16,6 @@ from polytask.parts.selection import (
     Ledger,
     SourcePlan,
     allocate,
-    bound,
     held_out_penalty,
     keep_labels,
     plan_sources,
@@ -34,6 +33,11 @@ def heads(seed: int, k: int = K, sources: int = M) -> tuple[np.ndarray, np.ndarr
     rng = np.random.default_rng(seed)
     W = rng.normal(size=(k, sources))
     return W, W[:, :4] @ rng.normal(size=4)
+
+
+def bound(nu: np.ndarray, counts: np.ndarray) -> float:
+    """F(ν, n) = Σ ν_t² / n_t."""
+    return float((nu[nu != 0] ** 2 / counts[nu != 0]).sum())
 
 
 def named(W: np.ndarray) -> dict[str, np.ndarray]:
@@ -207,6 +211,9 @@ def test_the_held_out_penalty_drops_what_only_one_half_sees() -> None:
     largest = np.abs(W.T @ halves[0]).max()
     assert 1e-3 * largest < penalty < largest
 
+    priced = held_out_penalty(W, *halves, prices=np.full(30, 4.0))
+    assert priced == pytest.approx(penalty / 2)  # λ Σ √c |ν|: the same ν
+
     def error(nu: np.ndarray) -> float:
         return float(np.square(W @ nu - truth).sum())
 
@@ -250,7 +257,6 @@ def test_no_plan_of_the_same_budget_is_better() -> None:
 
 def test_what_is_not_covered_is_infinite() -> None:
     assert predicted_error(np.eye(2), [1.0, 1.0], [5, 0]) == np.inf
-    assert bound([1.0, 1.0], [5, 0]) == np.inf
     assert predicted_error(np.eye(2), [1.0, 0.0], [5, 0]) == pytest.approx(0.2)
 
 
@@ -303,6 +309,11 @@ def test_twice_the_price_is_fewer_labels_by_the_root_of_two() -> None:
     two = allocate([1.0, 1.0], 100, prices=[2.0, 1.0], whole=False)
     assert (two[0] / two[1]) / (one[0] / one[1]) == pytest.approx(1 / np.sqrt(2))
     assert np.dot(two, [2, 1]) == pytest.approx(100)
+
+
+def test_a_relevant_source_gets_a_label_however_small_its_share() -> None:
+    np.testing.assert_array_equal(allocate([1.0, 1e-4, 0.0], 50), [49, 1, 0])
+    np.testing.assert_array_equal(allocate([1.0, 1e-4, 0.0], 1), [1, 0, 0])  # no money for both
 
 
 def test_nothing_relevant_is_an_equal_share() -> None:
@@ -546,3 +557,31 @@ def test_tasks_by_group_are_bought_from_one_column() -> None:
     assert batch.counts == {**counts, "school=2": 12}
     same = keep_labels(Processor.fit(suite).encode(suite, "train"), counts)
     assert all(bool((batch.masks[t] == same.masks[t]).all()) for t in batch.masks)
+
+
+def test_greedy_drop_is_nearly_what_trying_every_set_of_sources_finds() -> None:
+    budget, best = 100.0, 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        W, w, fees = rng.normal(size=(2, 5)), rng.normal(size=2), rng.uniform(0, 60, 5)
+
+        def error(opened: np.ndarray, W: np.ndarray = W, w: np.ndarray = w, fees=fees) -> float:
+            """F of the L1 rule on some sources, of the money that their fees leave."""
+            nu = relevance(W[:, opened], w, penalty=0)
+            money = budget - fees[opened][nu != 0].sum()
+            reached = np.allclose(W[:, opened] @ nu, w)
+            return float(np.abs(nu).sum() ** 2 / money) if reached and money > 0 else np.inf
+
+        sets = [np.array(list(np.binary_repr(code, 5))) == "1" for code in range(1, 32)]
+        every = min(error(opened) for opened in sets)
+        plain = error(np.ones(5, bool))
+        if not np.isfinite(plain):
+            continue
+        names = [f"s{t}" for t in range(5)]
+        plan = plan_sources(
+            "t", named(W), w, budget, penalty=0, fees=dict(zip(names, fees, strict=True))
+        )
+        found = error(np.array([n > 0 for n in plan.counts.values()]))
+        assert every - 1e-9 <= found <= plain + 1e-9
+        best += found <= every * 1.05
+    assert best >= 8

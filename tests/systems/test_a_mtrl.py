@@ -141,6 +141,8 @@ def test_prices_fees_and_few_sources() -> None:
     assert plan.counts["s0"] < cheap.counts["s0"]
     assert dear.ledgers_["goal"].spent == pytest.approx(plan.cost)
     assert 1500 - 9 <= plan.cost <= 1500
+    many_own = learner(rank=2, prices=("s0=9",), budget=1500).fit(suite)  # 40 labels, 20 for each k
+    assert many_own.ledgers_["goal"].spent <= 1500
     few = learner(rule="l2", max_sources=1).fit(suite).plans_["goal"]
     assert sum(n > 30 for n in few.counts.values()) == 1
 
@@ -213,6 +215,28 @@ def test_without_sources_it_is_the_ridge_regression_of_the_target() -> None:
         predicted = (test.inputs["numeric"].double().numpy() - a.mean(0)) @ w + y.mean()
         errors.append(np.abs(fitted.predict(alone.table("test"))["goal"] - predicted).max())
     assert min(errors) < 1e-5
+
+
+def test_a_network_finds_features_that_no_linear_map_has() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 6))
+    features = np.tanh(2 * x @ np.linalg.qr(rng.normal(size=(6, 3)))[0])
+    W = rng.normal(size=(3, 8))
+    heads = {f"s{t}": W[:, t] for t in range(8)} | {"goal": W[:, 0] - W[:, 1]}
+    table = {f"x{i}": x[:, i] for i in range(6)}
+    table |= {n: features @ head + 0.1 * rng.normal(size=500) for n, head in heads.items()}
+    suite = keep_labels(Suite.from_table(table, list(heads)), {"goal": 20})
+    training = Training(lr=2e-2, batch=64, epochs=15, patience=15)
+    rmse = {}
+    for name, on, representation in (
+        ("mlp", suite, "mlp"),
+        ("linear", suite, "linear"),
+        ("mlp alone", suite.only("goal"), "mlp"),
+    ):
+        settings = {"representation": representation, "hidden": (32,), "training": training}
+        model = learner(rule="uniform", budget=1600, **settings).fit(on)
+        rmse[name] = model.score(on)["goal"]["rmse"]
+    assert rmse["mlp"] < 0.6 * min(rmse["linear"], rmse["mlp alone"])
 
 
 def test_every_task_is_the_target_once() -> None:

@@ -20,7 +20,7 @@ like numbers (exact for one output: Fisher, "On grouping for maximum homogeneity
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -226,9 +226,46 @@ class Forest:
         gains = np.bincount(self.feature[inner], self.gain[inner], minlength=columns)
         return gains.astype(np.float64)
 
-    def arrays(self) -> dict[str, NDArray]:
-        """Every field by name, for saving; ``Forest(**arrays)`` is the way back."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def arrays(self, name: str) -> dict[str, NDArray]:
+        """Every field as ``name.field``, for saving."""
+        return {f"{name}.{f.name}": getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def loaded(cls, arrays: Mapping[str, NDArray], name: str, bins: Bins) -> Forest:
+        """What ``arrays`` gave; refused if walking it could leave the arrays or never end."""
+        empty = cls.empty(1, 1)
+        found = {}
+        for field in fields(cls):
+            array, like = arrays.get(f"{name}.{field.name}"), getattr(empty, field.name)
+            if array is None or array.dtype != like.dtype or array.ndim != like.ndim:
+                raise InputError(f"saved trees are damaged: no usable {name}.{field.name}")
+            found[field.name] = np.ascontiguousarray(array)
+        forest = cls(**found)
+        if not forest._is_sound(bins):
+            raise InputError(f"saved trees are damaged: {name} has a node that leads nowhere")
+        return forest
+
+    def _is_sound(self, bins: Bins) -> bool:
+        nodes, columns = len(self.feature), len(bins.edges)
+        per_node = (
+            self.threshold,
+            self.missing_left,
+            self.left,
+            self.subset,
+            self.value,
+            self.gain,
+        )
+        if any(len(array) != nodes for array in per_node) or self.subsets.shape[1] != 256:
+            return False
+        inner = np.flatnonzero(self.feature >= 0)
+        left, feature, subset = self.left[inner], self.feature[inner], self.subset[inner]
+        return bool(
+            ((self.roots >= 0) & (self.roots < nodes)).all()
+            and ((left > inner) & (left < nodes - 1)).all()  # children come later: no way back
+            and (feature < columns).all()
+            and ((subset >= 0) == bins.categorical[np.minimum(feature, columns - 1)]).all()
+            and (subset < len(self.subsets)).all()
+        )
 
 
 class Grower:
@@ -391,50 +428,66 @@ def _add_trees(
 def _fill_root(hist, codes, offsets, stats, width, low, high):
     """Sums of the statistics per bin, the row count last; rows ``low`` to ``high`` in order."""
     hist[:] = 0.0
-    flat = hist.reshape(-1)
     for f in range(codes.shape[0]):
-        part = flat[offsets[f] * (width + 1) : offsets[f + 1] * (width + 1)]
-        column = codes[f, low:high]
-        if width == 1:
-            some = stats[low:high]
-            for i in range(len(column)):
-                b = np.uint64(column[i]) << np.uint64(1)
-                part[b] += some[i]
-                part[b + np.uint64(1)] += 1.0
-        else:
-            _fill_wide(part, column, stats[low * width : high * width], width)
-
-
-@njit
-def _fill_wide(part, column, stats, width):
-    for i in range(len(column)):
-        at = np.int64(column[i]) * (width + 1)
-        for s in range(width):
-            part[at + s] += stats[i * width + s]
-        part[at + width] += 1.0
+        part = hist[offsets[f] : offsets[f + 1]].reshape(-1)
+        _fill(part, codes[f, low:high], stats[low * width : high * width], width)
 
 
 @njit
 def _fill_node(hist, codes, offsets, stats, width, rows, gathered, seen):
     """The same for some rows, whose statistics and codes are gathered first."""
     hist[:] = 0.0
-    flat = hist.reshape(-1)
+    seen = seen[: len(rows)]
     for i in range(len(rows)):
         for s in range(width):
             gathered[i * width + s] = stats[np.int64(rows[i]) * width + s]
-    seen = seen[: len(rows)]
     for f in range(codes.shape[0]):
-        part = flat[offsets[f] * (width + 1) : offsets[f + 1] * (width + 1)]
         column = codes[f]
-        if width == 1:
-            for i in range(len(rows)):
-                b = np.uint64(column[rows[i]]) << np.uint64(1)
-                part[b] += gathered[i]
-                part[b + np.uint64(1)] += 1.0
-        else:
-            for i in range(len(rows)):
-                seen[i] = column[rows[i]]
-            _fill_wide(part, seen, gathered, width)
+        for i in range(len(rows)):
+            seen[i] = column[rows[i]]
+        _fill(hist[offsets[f] : offsets[f + 1]].reshape(-1), seen, gathered, width)
+
+
+@njit
+def _fill(part, column, stats, width):
+    """One column. The usual widths are written out, because a short inner loop costs more.
+
+    Where bins are few, neighbouring rows share one, and every sum would wait for the one before:
+    four tallies take turns.
+    """
+    few = len(part) <= 32 * (width + 1) and len(column) >= 64
+    tally = np.zeros(4 * len(part)) if few else part
+    turn, size = np.uint64(3 if few else 0), np.uint64(len(part))
+    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    if width == 1:
+        for i in range(len(column)):
+            at = (np.uint64(i) & turn) * size + np.uint64(column[i]) * two
+            tally[at] += stats[i]
+            tally[at + one] += 1.0
+    elif width == 2:
+        for i in range(len(column)):
+            at = (np.uint64(i) & turn) * size + np.uint64(column[i]) * three
+            tally[at] += stats[2 * i]
+            tally[at + one] += stats[2 * i + 1]
+            tally[at + two] += 1.0
+    elif width == 4:
+        for i in range(len(column)):
+            at = (np.uint64(i) & turn) * size + np.uint64(column[i]) * np.uint64(5)
+            tally[at] += stats[4 * i]
+            tally[at + one] += stats[4 * i + 1]
+            tally[at + two] += stats[4 * i + 2]
+            tally[at + three] += stats[4 * i + 3]
+            tally[at + four] += 1.0
+    else:
+        for i in range(len(column)):
+            at = (i & np.int64(turn)) * len(part) + np.int64(column[i]) * (width + 1)
+            for s in range(width):
+                tally[at + s] += stats[i * width + s]
+            tally[at + width] += 1.0
+    if few:
+        for t in range(4):
+            for b in range(len(part)):
+                part[b] += tally[t * len(part) + b]
 
 
 @njit

@@ -94,7 +94,7 @@ def relevance(
 
     nu = solved(np.ones(W.shape[1], bool))
     if max_sources is not None:
-        strength = np.bincount(owner, (scale[:, None] * nu).__pow__(2).sum(1))
+        strength = np.bincount(owner, np.square(scale[:, None] * nu).sum(1))
         if np.count_nonzero(strength) > max_sources:
             nu = solved(np.isin(owner, np.argsort(-strength, kind="stable")[:max_sources]))
     return nu.reshape(W.shape[1], *w.shape[1:])
@@ -108,13 +108,15 @@ def held_out_penalty(
     Args:
         W: heads of the sources, ``[k, M]``.
         fitted, held_out: heads of the target from two halves of its labels, ``[k]`` or ``[k, c]``.
+        prices: of a label of each source, ``[M]``.
     """
     W, fitted = _heads(W, fitted)
     _, held_out = _heads(W, held_out)
-    largest = float(np.abs(W.T @ fitted).max())
+    price = _per_source(prices, W.shape[1], 1.0, "prices", above=True)
+    largest = float(np.abs((W / np.sqrt(price)).T @ fitted).max())
     grid = largest * np.geomspace(1e-3, 1.0, 13)
     errors = [
-        np.square(W @ relevance(W, fitted, penalty=penalty, prices=prices) - held_out).sum()
+        np.square(W @ relevance(W, fitted, penalty=penalty, prices=price) - held_out).sum()
         for penalty in grid
     ]
     return float(grid[int(np.argmin(errors))])
@@ -167,14 +169,6 @@ def _lasso(V: NDArray, w: NDArray, penalty: float) -> NDArray[np.float64]:
 
 
 # -- predicted errors ----------------------------------------------------------------------------
-
-
-def bound(nu: ArrayLike, counts: ArrayLike) -> float:
-    """F(ν, n) = Σ ν_t² / n_t; infinite where a source is relevant and has no label."""
-    nu, counts = np.asarray(nu, float), np.asarray(counts, float)
-    used = nu != 0
-    with np.errstate(divide="ignore"):
-        return float((nu[used] ** 2 / counts[used]).sum())
 
 
 def predicted_error(W: ArrayLike, w: ArrayLike, counts: ArrayLike) -> float:
@@ -250,6 +244,10 @@ def allocate(
             f"budget {budget:g} does not pay the floors and fees of {np.count_nonzero(opened)} "
             f"sources, {price @ low + fee[opened].sum():g}; raise the budget or lower the floor"
         )
+    if whole:
+        # A source that is needed gets a label, however little of it: without it F is infinite.
+        needed = np.where(weight > 0, np.clip(1, low, top), low)
+        low = needed if price @ needed <= money else low
     real = _filled(weight, money, price, low, top)
     rest = ((weight == 0) & (opened | (fee == 0))).astype(float)
     if rest.any() and np.isfinite(real).all() and price @ real < money:

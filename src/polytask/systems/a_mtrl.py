@@ -146,19 +146,26 @@ class _Fitted:
     net: FeatureNet | None = None
 
     def features(self, batch: Batch, processor: Processor) -> NDArray[np.float64]:
-        """φ(x) ``[N, k]``, float64."""
-        return self._raw(batch, processor) @ self.matrix + self.offset
+        """φ(x) ``[N, k]``, float64; a block of rows at a time, for raw inputs may be wide."""
+        rows = Batch(batch.inputs, {}, {})
+        return np.concatenate(
+            [
+                self._raw(rows[slice(s, s + _CHUNK)], processor) @ self.matrix + self.offset
+                for s in range(0, len(rows), _CHUNK)
+            ]
+        )
 
     def _raw(self, batch: Batch, processor: Processor) -> NDArray[np.float64]:
         if self.net is None:
             return _flat(batch, processor)
         self.net.eval()
         with torch.inference_mode():
-            parts = [
-                self.net.represent(batch[slice(s, s + _CHUNK)].inputs, ()).double().numpy()
-                for s in range(0, len(batch), _CHUNK)
-            ]
-        return np.concatenate(parts)
+            return self.net.represent(batch.inputs, ()).double().numpy()
+
+    def after(self, first: _Fitted) -> _Fitted:
+        """This map behind another one, as one map of the raw inputs."""
+        offset = first.offset @ self.matrix + self.offset
+        return replace(self, matrix=first.matrix @ self.matrix, offset=offset)
 
     def whiten(self, batch: Batch, processor: Processor) -> None:
         """Change the map so that these rows' features have mean 0 and covariance I."""
@@ -231,9 +238,18 @@ class AMTRL(FittedMixin):
         self.plans_: dict[str, SourcePlan] = {}
         self.ledgers_: dict[str, Ledger] = {}
         self.models_: dict[str, _Fitted] = {}
+        reduced = None
+        if self.representation == "linear":
+            reduced = self._principal(pool)
+            pool, validation = (
+                replace(batch, inputs={"x": torch.from_numpy(x)})
+                for batch in (pool, validation)
+                for x in [reduced.features(batch, self.processor_)]
+            )
         for epoch, target in enumerate(self._targets(suite)):
             started = time.perf_counter()
-            self.models_[target] = self._fit(target, pool, validation)
+            model = self._fit(target, pool, validation)
+            self.models_[target] = model if reduced is None else model.after(reduced)
             seconds = time.perf_counter() - started
             progress({"epoch": epoch, "target": target, "seconds": seconds})
         return self
@@ -364,7 +380,9 @@ class AMTRL(FittedMixin):
         rest = data.masks[target] & ~first.masks[target]
         second = replace(data, masks={**data.masks, target: rest})
         one, other = (self._heads([target], fitted, d)[target].weight for d in (first, second))
-        return held_out_penalty(np.hstack(list(columns.values())), one, other)
+        dear = self.ledgers_[target].prices
+        prices = [dear.get(s, 1.0) for s, head in columns.items() for _ in head.T]
+        return held_out_penalty(np.hstack(list(columns.values())), one, other, prices)
 
     # -- representation and heads ----------------------------------------------------------------
 
@@ -374,8 +392,8 @@ class AMTRL(FittedMixin):
             fitted = self._network(data, held)
             fitted.whiten(data, self.processor_)
             return fitted
-        fitted = self._principal(data)
-        x = fitted.features(data, self.processor_)
+        x = _flat(data, self.processor_)  # already in principal directions
+        fitted = _Fitted(np.eye(x.shape[1]), np.zeros(x.shape[1]))
         xs, ys = [], []
         for task in self.processor_.tasks:
             mask = data.masks[task.name].numpy()
@@ -386,19 +404,27 @@ class AMTRL(FittedMixin):
                     ys.append((column - column.mean()) / column.std())
         if xs:
             basis, _ = low_rank(xs, ys, min(self.rank, x.shape[1], len(xs)), ridge=self.ridge)
-            fitted.matrix, fitted.offset = fitted.matrix @ basis, fitted.offset @ basis
+            fitted = _Fitted(basis, np.zeros(basis.shape[1]))
             fitted.whiten(data, self.processor_)
         return fitted
 
     def _principal(self, data: Batch) -> _Fitted:
         """All inputs, centred, or their leading principal directions where they are many."""
-        x = _flat(data, self.processor_)
-        mean = x.mean(0)
-        matrix = np.eye(x.shape[1])
-        if x.shape[1] > self.components:
-            _, vectors = np.linalg.eigh((x - mean).T @ (x - mean))
-            matrix = vectors[:, ::-1][:, : self.components]
-        return _Fitted(matrix, -mean @ matrix)
+        from scipy.linalg import eigh
+
+        rows = Batch(data.inputs, {}, {})
+        total: Any = 0.0
+        products: Any = 0.0
+        for start in range(0, len(rows), _CHUNK):
+            x = _flat(rows[slice(start, start + _CHUNK)], self.processor_)
+            total, products = total + x.sum(0), products + x.T @ x
+        mean = total / len(rows)
+        width = len(mean)
+        if width <= self.components:
+            return _Fitted(np.eye(width), -mean)
+        scatter = products - len(rows) * np.outer(mean, mean)
+        _, vectors = eigh(scatter, subset_by_index=[width - self.components, width - 1])
+        return _Fitted(vectors, -mean @ vectors)
 
     def _network(self, data: Batch, held: Batch) -> _Fitted:
         tasks = [

@@ -192,23 +192,16 @@ class Blocks:
         """(plain data, arrays by name); ``Blocks.loaded`` is the way back."""
         arrays = {"theta": self.theta, "rows": self.rows}
         for name in _FORESTS:
-            forest: Forest = getattr(self, name)
-            arrays |= {f"{name}.{key}": value for key, value in forest.arrays().items()}
+            arrays |= getattr(self, name).arrays(name)
         return {"bins": self.bins.to_dict(), "eta": self.eta, "losses": self.losses}, arrays
 
     @classmethod
     def loaded(cls, data: dict[str, Any], arrays: dict[str, NDArray]) -> Blocks:
-        def forest(name: str) -> Forest:
-            own = {k.removeprefix(f"{name}."): v for k, v in arrays.items()}
-            return Forest(**{k: own[k] for k in Forest.empty(1, 1).arrays()})
-
+        bins = Bins.from_dict(data["bins"])
+        forests = {name: Forest.loaded(arrays, name, bins) for name in _FORESTS}
+        losses = tuple(tuple(block) for block in data["losses"])
         return cls(
-            Bins.from_dict(data["bins"]),
-            data["eta"],
-            **{name: forest(name) for name in _FORESTS},
-            theta=arrays["theta"],
-            rows=arrays["rows"],
-            losses=tuple(tuple(block) for block in data["losses"]),
+            bins, data["eta"], **forests, theta=arrays["theta"], rows=arrays["rows"], losses=losses
         )
 
 
