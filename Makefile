@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.14 py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test check format docs bench uncompile clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,10 @@ bench: $(VENV)/dev.stamp ## measure the claims again (SYSTEM=multitab for one) a
 	-$(BIN)/polytask claims $(SYSTEM)
 	$(BIN)/python benchmarks/render.py
 
-clean: ## remove the environment and everything built
+uncompile: ## remove what numba compiled; needed after editing what compiled code calls
+	find src -name '*.nb[ci]' -delete
+
+clean: uncompile ## remove the environment and everything built
 	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache
 
 # --- the environment ------------------------------------------------------------------------------
