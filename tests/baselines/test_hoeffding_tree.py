@@ -10,9 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from polytask.data.streams import Stream
 from polytask.errors import InputError
 from polytask.testing import check_system, mixed_suite
 from polytask.training.learner import Incremental
+from polytask.training.prequential import prequential
 
 pytest.importorskip("numba")
 from polytask.baselines.hoeffding_tree import HoeffdingTree
@@ -151,6 +153,21 @@ def test_before_the_first_label_nothing_is_known() -> None:
         3,
         3,
     ]
+
+
+def test_no_label_need_have_come_yet() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 2))
+    y = (X[:, 0] > 0).astype(int)
+    model, loop = HoeffdingTree(), HoeffdingTree()
+    assert model.test_then_train(X[:50], X[:0], y[:0]).tolist() == [None] * 50
+    late = prequential(HoeffdingTree(), Stream.from_arrays(X, y), delay=150, window=100)
+    right = 0
+    for t, row in enumerate(X):
+        right += loop.predict_one(dict(enumerate(row))) == y[t]
+        if t >= 150:
+            loop.learn_one(dict(enumerate(X[t - 150])), int(y[t - 150]))
+    assert sum(late.right) == right
 
 
 def test_a_new_value_counts_as_missing_until_it_is_learned(frame: Any, labels: Any) -> None:

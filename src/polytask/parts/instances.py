@@ -451,11 +451,12 @@ class StreamLearner(FittedMixin):
         found, done = [], 0
         end = len(train) if test is None else len(test)
         while done < end:
-            stop = end
-            if done < len(train):
-                stop = done + schema.known(labels[done:])
-                stop = min(stop, done + _values_known(schema, train, done, stop))
-                stop = end if stop >= len(train) else stop
+            if test is not None and done >= len(train):  # no label is left to learn
+                found.append(self._answers(schema, test.matrix(schema, done, end)))
+                break
+            stop = done + schema.known(labels[done:])
+            stop = min(stop, done + _values_known(schema, train, done, stop))
+            stop = end if stop >= len(train) else stop
             if stop == done:  # this row brings something new: answer it first
                 if test is not None:
                     found.append(self._answers(schema, test.matrix(schema, done, done + 1)))
@@ -468,8 +469,7 @@ class StreamLearner(FittedMixin):
                 done += 1
                 continue
             last = min(stop, len(train))
-            rows = train.matrix(schema, done, last) if done < last else train.nothing(schema)
-            codes = schema.codes(labels[done:last]) if done < last else _NO_LABELS
+            rows, codes = train.matrix(schema, done, last), schema.codes(labels[done:last])
             if test is None:
                 self._pass(rows[:0], rows, codes)
             else:
@@ -559,9 +559,6 @@ class _Rows:
 
     def matrix(self, schema: Schema, start: int, stop: int) -> NDArray:
         return schema.matrix(self.part(start, stop))
-
-    def nothing(self, schema: Schema) -> NDArray:
-        return np.empty((0, len(schema.features)))
 
 
 def _values_known(schema: Schema, rows: _Rows, start: int, stop: int) -> int:
