@@ -232,3 +232,8 @@ def test_a_moment_becomes_day_hour_and_weekday() -> None:
     stream = Stream.from_table({"when": when, "y": ["a", "b"]}, "y")
     assert stream.features == ("when.day", "when.hour", "when.weekday")
     np.testing.assert_array_equal(stream.rows(0, 2)[0][:, 1:], [[18, 0], [6, 1]])
+
+
+def test_row_numbers_of_pandas_are_no_feature() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": [0, 1, 0]}).iloc[[2, 0, 1]]
+    assert Stream.from_table(frame, "y").features == ("x",)

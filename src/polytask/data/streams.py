@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from scipy.special import expit
 
 from polytask.data.files import read_table
-from polytask.data.suite import expand_moment
+from polytask.data.suite import NO_NAME, expand_moment
 from polytask.errors import InputError, nearest
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -190,7 +190,8 @@ class Stream:
                 raise InputError(f"target column {target!r} has no label in row {row}")
             table = table.filter(pc.is_valid(labels))
             labels = table[target]
-        names = tuple(c for c in table.column_names if c not in {target, time, *exclude})
+        aside = {target, time, *exclude}
+        names = tuple(c for c in table.column_names if c not in aside and not NO_NAME.fullmatch(c))
         if not names:
             raise InputError(f"the table has no column beside {target!r} to learn from")
         found: dict[str, pa.ChunkedArray] = {}

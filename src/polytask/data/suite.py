@@ -37,7 +37,7 @@ _MOSTLY_NUMBERS = 0.9
 _HASHED_ROWS = 65_536
 _NUMBERS_BESIDE = (pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
 _CLASS_TYPES = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean)  # beside floats
-_NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")  # how pandas writes its row numbers
+NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")  # how pandas writes its row numbers
 
 
 @dataclass(frozen=True)
@@ -488,7 +488,7 @@ def _inputs(
         if name in aside:
             columns[name] = values
             continue
-        if _NO_NAME.fullmatch(name):
+        if NO_NAME.fullmatch(name):
             notes.append(f"column {name!r} is left out: it has no name")
             continue
         role = roles.get(name)
