@@ -690,15 +690,15 @@ REASONS: dict[str, str] = defaultdict(
     {
         "arf": "At 100,000 rows the experts, each of which learns a quarter of them, are young: at "
         "a million MoE-Data has 88.9 on SEA_a, the paper 89.1.",
-        "ozabag": "Flights is not the paper's Airlines, and the two are level there. On Electricity "
-        "MoE-Data has 80.7 here and 83.8 in the paper; why is not known.",
+        "ozabag": "Flights is not the paper's Airlines, and the two are level there. On "
+        "Electricity MoE-Data has 80.7 here and 83.8 in the paper; why is not known.",
         "MoE-Task": "The reference drops units of the router also while it predicts, ours only "
         "while it learns: the likely reason, not tested, why MoE-Task is better here (LED_a at a "
         "million rows: 72.3, paper 71.1). There MoE-Data is 0.7 ahead, at 100,000 rows the two are "
         "level.",
         "level": "Between the jumps it is at the best rate there is (73.6 to 74.0; Bayes 74). What "
-        "is missing is lost in the 50,000 rows after each jump; why is not known. It is not the stream: on 200,000 "
-        "rows of MOA's own generator MoE-Data has 72.4, on ours 72.6.",
+        "is missing is lost in the 50,000 rows after each jump; why is not known. It is not the "
+        "stream: on 200,000 rows of MOA's own generator MoE-Data has 72.4, on ours 72.6.",
         "ablation": "One expert trained of six leaves too few rows to each: the seeds differ by "
         "1.6 points. All other settings are within 0.6.",
         "combine": "It is where the router alone fails (unequal classes, unlike scales) and costs "
