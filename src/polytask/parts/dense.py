@@ -53,6 +53,19 @@ def norm_of(kind: Norm, channels: int) -> nn.Module:
     return nn.GroupNorm(channels // math.gcd(channels, 8), channels)
 
 
+def initialise(module: nn.Module) -> None:
+    """BiSeNet's start, for ``Module.apply``: convolutions by fan-out, linear layers narrow."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
 class ConvNorm(nn.Sequential):
     """Convolution without bias, norm, and ReLU unless ``act`` is another module or None.
 
