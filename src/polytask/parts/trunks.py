@@ -3,6 +3,7 @@
     as_trunk("vit_l16", picture)                     the vision transformer of parts/vit.py
     as_trunk("vit(width=96, depth=4, heads=4, patch=4)", picture)
     as_trunk("dual_path", picture)                   the two-branch network of parts/dual_path.py
+    as_trunk("mit_b0", picture)                      SegFormer's encoder, from transformers
     as_trunk("facebook/dinov2-base", picture)        a transformers model, by hub name or folder
 
 A trunk pads a picture on the right and below to whole cells of its coarsest map, so cell (i, j) of
@@ -200,8 +201,35 @@ def _ours(picture: Picture, taps: Sequence[int]) -> dict[str, Callable[..., Any]
         "vit": vit,
         "vit_l16": partial(vit, width=1024, depth=24, heads=16),
         "vit_b16": vit,
+        "mit": partial(_mit, picture, taps),
+        "mit_b0": partial(_mit, picture, taps),
         "dual_path": partial(_dual_path, picture, taps),
     }
+
+
+def _mit(
+    picture: Picture,
+    taps: Sequence[int],
+    widths: Sequence[int] = (32, 64, 160, 256),
+    depths: Sequence[int] = (2, 2, 2, 2),
+    heads: Sequence[int] = (1, 2, 5, 8),
+    drop_path: float = 0.1,
+) -> nn.Module:
+    """SegFormer's Mix Transformer of transformers from random weights; B0 by default."""
+    try:
+        from transformers import SegformerConfig
+    except ImportError:
+        raise InputError("trunk 'mit' needs transformers: install polytask[hub]") from None
+    config = SegformerConfig(
+        num_channels=picture.channels,
+        hidden_sizes=list(widths),
+        depths=list(depths),
+        num_attention_heads=list(heads),
+        drop_path_rate=drop_path,
+    )
+    statistics = Normalise.for_channels(picture.channels)
+    mean, std = statistics.mean.flatten().tolist(), statistics.std.flatten().tolist()
+    return _assembled(config, {"name": "mit", "taps": list(taps), "mean": mean, "std": std}, None)
 
 
 def _dual_path(picture: Picture, taps: Sequence[int], **settings: Any) -> nn.Module:
