@@ -38,7 +38,6 @@ from polytask.version import __version__
 FORMAT = 1
 MODEL = "model.onnx"
 CHECKED = (1, 3, 8)  # batch sizes at which ONNX Runtime is compared with PyTorch
-_ROWS = 8192  # rows per call of the runtime; changes nothing but memory
 
 
 def export(
@@ -167,8 +166,7 @@ class Session(FittedMixin):
 
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, NDArray]:
         parts: dict[str, list[NDArray]] = {task: [] for task in tasks}
-        for start in range(0, len(batch), _ROWS):
-            rows = batch[slice(start, start + _ROWS)]
+        for rows in replace(batch, targets={}, masks={}).chunks():
             for task, output in self.run(_arrays(rows.inputs), tasks).items():
                 kind = self.processor_.task(task).kind
                 parts[task].append(kind.decode(torch.from_numpy(output)))
@@ -242,6 +240,8 @@ def _sample(processor: Processor, rows: int, suite: Suite | None) -> dict[str, T
         inputs["categorical"] = torch.stack(codes, dim=1)
     for name, array in processor.arrays.items():
         inputs[name] = torch.randn(rows, *array.shape, generator=generator)
+    for name, picture in processor.pictures.items():
+        inputs[name] = torch.rand(rows, picture.channels, *picture.size, generator=generator)
     return inputs
 
 
