@@ -181,9 +181,12 @@ class Session(FittedMixin):
                 .Extractor(whole)
                 .extract_model(
                     [node.name for node in whole.graph.input],
-                    [self.config["outputs"][task] for task in tasks],
+                    [self.config["outputs"][task] for task in asked],
                 )
             )
+            read = {name for node in part.graph.node for name in node.input}
+            for node in [node for node in part.graph.input if node.name not in read]:
+                part.graph.input.remove(node)
             self._sessions[asked] = self._open(part.SerializeToString())
         return self._sessions[asked]
 
