@@ -29,6 +29,7 @@ from polytask.config import assignment, parse_call
 from polytask.data import Processor
 from polytask.errors import InputError, nearest
 from polytask.parts.dense import IMAGENET_MEAN, IMAGENET_STD, Normalise, padded
+from polytask.parts.dual_path import DualPath
 from polytask.parts.vit import Encoder, Patches2d, Tokens
 from polytask.tasks import Task
 from polytask.training import NeuralLearner
@@ -255,8 +256,6 @@ def _mit(
 def _dual_path(picture: Picture, taps: Sequence[int], **settings: Any) -> nn.Module:
     if taps:
         raise InputError("trunk 'dual_path' has no taps to choose from: leave taps empty")
-    from polytask.parts.dual_path import DualPath
-
     return DualPath(picture.channels, **settings)
 
 
