@@ -212,7 +212,9 @@ class WeedSenseNet(MultiTaskModule):
             wide = _scaled(1024, config.width)
             main = PixelShuffleHead(width, outputs, 8, (wide,), norm=config.norm)
             auxiliary = (
-                PixelShuffleHead(channels, outputs, u, (width, u**2), norm=config.norm)
+                PixelShuffleHead(
+                    channels, outputs, u, (width, _scaled(u**2, config.width)), norm=config.norm
+                )
                 for channels, u in stages
             )
             return MapHead(main, DeepSupervision(auxiliary, config.aux) if config.aux else None)
