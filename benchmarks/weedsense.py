@@ -13,8 +13,6 @@ The photographs: POLYTASK_DATA names the folder that holds img_cwfid.
 
 from __future__ import annotations
 
-import io
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,15 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Record, spread, write_claims
+from pictures import cwfid
+from polytask.baselines.segformer import SegFormer
 from render import markdown
 from tables import MissingDataError, read
 
-from polytask.baselines.segformer import SegFormer
 from polytask.comparing.claims import Claim
 from polytask.data import Processor, Suite
 from polytask.data.plants import PLANT_TARGETS, plants
 from polytask.data.processor import PictureColumn
-from polytask.data.splits import ColumnSplit, GroupSplit
+from polytask.data.splits import GroupSplit
 from polytask.parts.dense import stripped
 from polytask.systems.weedsense import WeedSense
 from polytask.tasks import Classification, Regression, Segmentation, Task
@@ -45,7 +44,7 @@ SEEDS = (0, 1, 2)
 # What every task is judged by, and whether more of it is better.
 PRIMARY = {
     "plants": {"mask": ("miou", 1), "height": ("mae", -1), "week": ("accuracy", 1)},
-    "field": {"mask": ("miou", 1), "vegetation": ("mae", -1), "weeds": ("mae", -1)},
+    "field": {"plants": ("miou", 1), "cover": ("mae", -1), "weeds": ("mae", -1)},
 }
 
 
@@ -64,48 +63,10 @@ def plant_suite(seed: int) -> Suite:
     )
 
 
-def field_suite(seed: int) -> Suite:
-    """Patches of 60 field photographs, 12 of each, at 96 x 96; the official test photographs."""
-    from PIL import Image
-
-    frame = read("img_cwfid/data.parquet")
-    trained = frame.index[frame["split"] == "train"].to_numpy()
-    held_out = set(np.random.default_rng(seed).permutation(trained)[:8])
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("image", "mask", "vegetation", "weeds", "split")
-    }
-    for at, row in frame.iterrows():
-        picture = np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB"))
-        mask = np.array(Image.open(io.BytesIO(row["crop_weed"])))
-        green = np.asarray(Image.open(io.BytesIO(row["vegetation"]))) > 0
-        mask[green & (mask == 0)] = 255  # a plant that nobody annotated
-        boxes = [p["box"] for p in json.loads(row["plants"]) if p["type"] == "weed"]
-        middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
-        for top in (0, 161, 322):
-            for left in (0, 162, 324, 486):
-                window = np.s_[top : top + 160, left : left + 160]
-                inside = [left <= x < left + 162 and top <= y < top + 161 for x, y in middles]
-                columns["image"].append(picture[window])
-                columns["mask"].append(mask[window])
-                columns["vegetation"].append(100 * green[window].mean())
-                columns["weeds"].append(sum(inside))
-                columns["split"].append("validation" if at in held_out else row["split"])
-    return Suite.from_table(
-        {name: np.array(values) for name, values in columns.items()},
-        {
-            "mask": {"kind": "segmentation", "classes": ["soil", "crop", "weed"]},
-            "vegetation": {"kind": "regression", "unit": "%"},
-            "weeds": {"kind": "regression", "unit": "plants"},
-        },
-        name="field",
-        inputs={"image": "picture"},
-        split=ColumnSplit("split"),
-        size=(96, 96),
-        about="CWFID (Haug and Ostermann 2014), non-commercial research only",
-    )
-
-
-SUITES: dict[str, Callable[[int], Suite]] = {"plants": plant_suite, "field": field_suite}
+SUITES: dict[str, Callable[[int], Suite]] = {
+    "plants": plant_suite,
+    "field": lambda seed: cwfid(size=(64, 64)),
+}
 EPOCHS = {"plants": 12, "field": 20}
 
 
@@ -249,7 +210,6 @@ def torch_passes(networks: Mapping[str, WeedSense], size: int, batch: int) -> di
 
 def onnx_passes(networks: Mapping[str, WeedSense], size: int, batch: int) -> dict[str, Any]:
     import onnxruntime
-
     from polytask.lifecycle.export import export
 
     options = onnxruntime.SessionOptions()
@@ -349,7 +309,8 @@ TITLES = {
     "plants": "rendered plants, 64 x 64, 12 epochs",
     "field": "patches of field photographs, 96 x 96, 20 epochs",
 }
-UNITS = {"height": "cm", "vegetation": "%", "weeds": "plants"}
+UNITS = {"height": "cm", "cover": "points", "weeds": "weeds"}
+MASKS = {"plants": "mask", "field": "plants"}
 Scores = dict[str, float]
 
 
@@ -509,7 +470,7 @@ def on_sharing(e: Evidence) -> Iterator[Claim]:
 
 
 def on_rules(e: Evidence) -> Iterator[Claim]:
-    for data, task, share in (("plants", "height", 0.35), ("field", "vegetation", 0.35)):
+    for data, task, share in (("plants", "height", 0.35), ("field", "cover", 0.35)):
         joint, rule = e.primary(data, way=JOINT), e.primary(data, rule="constant")
         seeds = tuple(sorted(joint.keys() & rule.keys()))
         if len(seeds) < len(SEEDS):
@@ -559,7 +520,9 @@ def on_ways(e: Evidence) -> Iterator[Claim]:
             seeds = tuple(sorted(joint.keys() & other.keys()))
             if len(seeds) < len(SEEDS):
                 continue
-            a, b = (np.array([rows[seed]["mask"] for seed in seeds]) for rows in (other, joint))
+            a, b = (
+                np.array([rows[seed][MASKS[data]] for seed in seeds]) for rows in (other, joint)
+            )
             yield said(
                 f"{claim}: {data}",
                 paper,

@@ -140,6 +140,16 @@ def test_the_loss_is_cross_entropy_and_the_weighted_ones_of_the_auxiliary_heads(
     torch.testing.assert_close(net.losses(only)["mask"], main)
 
 
+def test_a_fixed_weight_holds_for_all_of_a_tasks_loss():
+    net, batch = tiny(MASK, norm="group"), rows(tasks=(MASK,))
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain = net.losses(batch)["mask"]
+    net.weights = {"mask": 0.5}
+    torch.testing.assert_close(net.losses(batch)["mask"], 0.5 * plain)
+
+
 def test_auxiliary_heads_read_the_stages_before_the_context_embedding():
     net = tiny().eval()
     seen = net.represent(rows().inputs, ["mask"])
@@ -238,7 +248,9 @@ def test_positions_tell_every_place_from_every_other():
     assert places.shape == (42, 16)
     gaps = torch.cdist(places, places) + torch.eye(42)
     assert gaps.min() > 0.05
-    assert torch.equal(places.view(6, 7, 16)[2, :, :8], places.view(6, 7, 16)[2, :1, :8].expand(7, 8))
+    assert torch.equal(
+        places.view(6, 7, 16)[2, :, :8], places.view(6, 7, 16)[2, :1, :8].expand(7, 8)
+    )
 
 
 def test_the_decoder_runs_only_for_tasks_that_read_it():
