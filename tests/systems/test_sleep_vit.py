@@ -169,6 +169,19 @@ def test_focal_tasks_have_the_focal_loss_and_the_others_their_own():
     torch.testing.assert_close(after["still"], before["still"])
 
 
+def test_a_weight_multiplies_the_loss_whichever_it_is():
+    processor = Processor.fit(signal_suite())
+    batch = processor.encode(signal_suite(), "train")
+    plain = tiny(focal=("stage",)).build(processor).eval()
+    heavy = tiny(focal=("stage",), weights=("stage=2.0", "still=3", "no such task=9")).build(
+        processor
+    )
+    heavy.load_state_dict(plain.state_dict())
+    before, after = plain.losses(batch), heavy.eval().losses(batch)
+    for task, factor in {"stage": 2.0, "still": 3.0, "level": 1.0}.items():
+        torch.testing.assert_close(after[task], factor * before[task])
+
+
 def test_without_weight_a_task_teaches_nothing():
     both = tiny(epochs=1, weights=("still=0", "level=0")).fit(signal_suite())
     alone = tiny(epochs=1).fit(signal_suite().only("stage"))

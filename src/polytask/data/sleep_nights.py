@@ -84,7 +84,7 @@ class SleepNights:
     seconds: float = 30.0
     event: float = 10.0
     stages: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2)
-    noise: float = 0.15
+    noise: float = 0.3
     seed: int = 0
     manners: dict[str, Manner] = field(default_factory=lambda: dict(MANNERS))
 

@@ -99,7 +99,7 @@ class SleepViTNet(MultiTaskModule):
     def __init__(self, spec: Processor, config: SleepViT) -> None:
         super().__init__(spec.tasks)
         for task in spec.tasks:
-            if getattr(task.kind, "dense", False):
+            if task.kind.dense:
                 raise InputError(f"{task} is a map; sleep_vit answers one value per window")
         self.config = config
         self.column, channels, length = signal_column(spec, config.layout)
@@ -120,8 +120,7 @@ class SleepViTNet(MultiTaskModule):
         )
         self.dense = nn.Sequential(nn.Linear(config.width, config.dense), nn.GELU())
         self.heads = Heads({t.name: nn.Linear(config.dense, t.kind.outputs) for t in spec.tasks})
-        told = parsed_weights(config.weights)
-        self.weights = {name: told[name] for name in self.tasks if name in told}
+        self.weights = parsed_weights(config.weights)
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
         """Signals to tokens ``[B, 1 + P, width]``."""
@@ -144,7 +143,8 @@ class SleepViTNet(MultiTaskModule):
         for task in losses.keys() & set(self.config.focal):
             output = self.answer(representation, task).float()
             labels = batch.targets[task], batch.masks[task]
-            losses[task] = focal_loss(output, *labels, alpha, gamma)
+            loss = focal_loss(output, *labels, alpha, gamma)
+            losses[task] = loss * self.weights.get(task, 1.0)
         return losses
 
     def relevance(
