@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from polytask.data import Processor, Suite
 from polytask.errors import InputError
-from polytask.systems.sleep_vit import SleepViT, focal_loss, scaled
+from polytask.systems.sleep_vit import SleepViT, focal_loss
 from polytask.testing import check_system
 from polytask.training import Training
 
@@ -76,25 +76,6 @@ def test_it_learns(fitted):
     scores = fitted.score(signal_suite())
     assert scores["stage"]["accuracy"] > 0.8
     assert scores["level"]["ev"] > 0.7
-
-
-@pytest.mark.parametrize("scale", ["zscore", "minmax"])
-def test_gain_and_offset_of_a_channel_do_not_matter(scale):
-    torch.manual_seed(0)
-    x = torch.randn(4, 3, 50)
-    moved = x * torch.tensor([3.0, 0.5, 7.0])[:, None] + torch.tensor([1.0, -4.0, 0.0])[:, None]
-    torch.testing.assert_close(scaled(moved, scale), scaled(x, scale), atol=1e-4, rtol=0)
-
-
-def test_scales_are_what_they_say():
-    x = torch.randn(4, 3, 50) * 5 + 2
-    z, unit = scaled(x, "zscore"), scaled(x, "minmax")
-    torch.testing.assert_close(z.mean(-1), torch.zeros(4, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(z.std(-1, unbiased=False), torch.ones(4, 3))
-    assert (unit.amin(-1) == 0).all()
-    torch.testing.assert_close(unit.amax(-1), torch.ones(4, 3))
-    assert scaled(x, "none") is x
-    assert (scaled(torch.full((1, 1, 9), 3.0), "zscore").abs() < 1e-6).all()
 
 
 def test_the_other_layout_is_the_same_model(fitted, rows):
