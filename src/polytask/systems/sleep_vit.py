@@ -218,7 +218,7 @@ class SleepViT(SignalLearner):
         self,
         inputs: Any,
         task: str | None = None,
-        method: Method = "plain",
+        method: Method | None = None,
         block: int = -1,
     ) -> np.ndarray:
         """Where in time an answer comes from: curves ``[N, P * patch]``, one value per sample.
@@ -229,12 +229,14 @@ class SleepViT(SignalLearner):
 
         Args:
             inputs: rows as for ``predict``.
-            task: whose predicted class is explained; for ``"gradient"`` alone.
-            method: ``"plain"``, the cls row of a block's attention; ``"gradient"``, the same
-                weighted by the gradient of the task's logit; ``"rollout"``, through all blocks.
+            task: whose predicted class is explained; without one, what all tasks look at.
+            method: ``"plain"``, the cls row of a block's attention, and ``"rollout"``, through all
+                blocks, are the same for all tasks; ``"gradient"``, the cls row weighted by the
+                gradient of the task's logit, needs a task and is what a task gets by default.
             block: which block, counted from 0 (or from the end, -1); rollout has them all.
         """
         processor = self._fitted()
+        method = method or ("gradient" if task is not None else "plain")
         if method not in get_args(Method):
             raise InputError(f"method is {method!r}{nearest(method, get_args(Method))}")
         if (method == "gradient") != (task is not None):
