@@ -198,7 +198,13 @@ def test_description_counts_labels_by_a_second_route() -> None:
     assert (price["kind"], price["unit"], price["metric"]) == ("regression", "EUR", "ev")
     assert price["classes"] is None
     assert rooms["classes"] == ["1", "2", "3", "4"] and rooms["unit"] is None
-    assert rooms["metrics"] == {"auroc": True, "accuracy": True, "log_loss": False}
+    assert rooms["metrics"] == {
+        "auroc": True,
+        "accuracy": True,
+        "log_loss": False,
+        "f1": True,
+        "kappa": True,
+    }
 
 
 def test_an_unknown_split_is_named() -> None:

@@ -115,7 +115,7 @@ def test_through_json(kind: Kind) -> None:
 def test_scores_hold_every_metric_and_the_first_is_primary() -> None:
     target, decoded = np.array([0, 1, 2, 0]), np.eye(3)[[0, 1, 2, 1]]
     scores = TOWNS.scores(target, decoded)
-    assert list(scores) == ["auroc", "accuracy", "log_loss"]
+    assert list(scores) == ["auroc", "accuracy", "log_loss", "f1", "kappa"]
     assert scores["accuracy"] == 0.75
     assert TOWNS.primary.name == "auroc"
     assert MINUTES.primary.name == "ev"

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from polytask.data.lazy import Lazy
+
+_ROWS = 8192  # rows per forward pass when scoring; changes nothing but memory
+_NUMBERS = 1 << 21  # and input numbers, for pictures
+
+
+class Rows(Protocol):
+    """Encoded rows at rest, which a mixture plans over and an engine draws batches from."""
+
+    @property
+    def masks(self) -> dict[str, Tensor]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor) -> Batch: ...
+
+    def only(self, tasks: Iterable[str]) -> Rows:
+        """The same rows with the labels of some tasks."""
+        ...
+
+    def turn(self, seed: int, epoch: int) -> Rows:
+        """The rows as this epoch sees them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -17,9 +42,13 @@ class Batch:
 
     Attributes:
         inputs: name -> tensor with the rows first; ``numeric`` ``[B, n]`` float32, ``categorical``
-            ``[B, c]`` int64, and one entry ``[B, *shape]`` per array column.
+            ``[B, c]`` int64, one entry ``[B, *shape]`` per array column, and one ``[B, C, H, W]``
+            in [0, 1] per picture column.
         targets: task -> ``[B]``; where the mask is False the value is a placeholder.
+            Dense kinds: a map per row.
         masks: task -> bool ``[B]``, True where the row has a label.
+
+    Of a whole split, a column of pictures or maps is a ``Lazy``: drawing rows makes it a tensor.
     """
 
     inputs: dict[str, Tensor]
@@ -31,6 +60,28 @@ class Batch:
 
     def __getitem__(self, rows: Tensor | slice) -> Batch:
         return self._map(lambda tensor: tensor[rows])
+
+    def take(self, rows: Tensor) -> Batch:
+        """Some rows, in which pictures and maps are still unread."""
+        return self._map(lambda t: t.take(rows) if isinstance(t, Lazy) else t[rows])
+
+    def turn(self, seed: int, epoch: int) -> Batch:
+        return self
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a column has yet to be read."""
+        columns = [*self.inputs.values(), *self.targets.values()]
+        return any(isinstance(column, Lazy) for column in columns)
+
+    def chunks(self) -> Iterator[Batch]:
+        """All rows in order, as many at a time as a forward pass should hold."""
+        numbers = sum(
+            t.numbers if isinstance(t, Lazy) else t[:1].numel() for t in self.inputs.values()
+        )
+        rows = max(1, min(_ROWS, _NUMBERS // max(1, numbers)))
+        for start in range(0, len(self), rows):
+            yield self[slice(start, start + rows)]
 
     def to(self, device: torch.device | str) -> Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -46,7 +97,7 @@ class Batch:
 
     def matrix(self) -> NDArray[np.float64]:
         """All inputs side by side ``[B, columns]``: numbers, category codes, arrays flattened."""
-        flat = [t.numpy().reshape(len(self), -1) for t in self.inputs.values()]
+        flat = [t[:].numpy().reshape(len(self), -1) for t in self.inputs.values()]
         return np.concatenate(flat, axis=1, dtype=np.float64)
 
     @property

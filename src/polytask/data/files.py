@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,17 @@ def _to_array(name: str, values: Any) -> Any:
             for size in reversed(values.shape[1:]):
                 column = pa.FixedSizeListArray.from_arrays(column, size)
             return column
+        if isinstance(values, Sequence) and values and hasattr(values[0], "tobitmap"):
+            return pa.array([_png(picture) for picture in values])  # pictures of PIL
         return pa.array(values)
     except (pa.ArrowException, TypeError) as error:
         raise InputError(f"column {name!r}: {error}") from None
+
+
+def _png(picture: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
 
 
 def _check_names(names: list[str]) -> None:

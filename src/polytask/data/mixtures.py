@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from polytask.config import parse_call
-from polytask.data.batch import Batch
+from polytask.data.batch import Rows
 from polytask.errors import InputError, nearest
 
 
@@ -29,7 +29,7 @@ class Draw(NamedTuple):
 class Mixture(Protocol):
     """``draws`` plans one epoch over encoded rows, as batches of ``size`` rows."""
 
-    def draws(self, data: Batch, size: int, seed: int, epoch: int) -> Iterator[Draw]: ...
+    def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]: ...
 
     def check(self, tasks: Sequence[str]) -> None:
         """Refuse, before anything is fitted, a mixture that does not fit these tasks."""
@@ -51,7 +51,7 @@ def _full(order: Tensor, size: int) -> Iterator[Tensor]:
 class JointRows:
     """Shuffled rows; each batch trains every task that has a label in it."""
 
-    def draws(self, data: Batch, size: int, seed: int, epoch: int) -> Iterator[Draw]:
+    def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]:
         order = torch.randperm(len(data), generator=_generator(seed, epoch))
         return (Draw(rows, None) for rows in _full(order, size))
 
@@ -87,7 +87,7 @@ class TaskBatches:
         if self.weights is not None and not any(self.weights.values()):
             raise InputError("mixture weights are all 0; no task would be drawn")
 
-    def draws(self, data: Batch, size: int, seed: int, epoch: int) -> Iterator[Draw]:
+    def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]:
         generator = _generator(seed, epoch)
         rows = {t: mask.nonzero().squeeze(1) for t, mask in data.masks.items()}
         names = list(rows)

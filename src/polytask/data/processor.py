@@ -7,8 +7,9 @@ validation or test row while fitting.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,13 @@ from numpy.typing import NDArray
 
 from polytask.data.batch import Batch
 from polytask.data.files import read_table
+from polytask.data.lazy import Lazy
+from polytask.data.pictures import listed, shape
 from polytask.data.suite import Suite, as_numbers, expand_moment
 from polytask.errors import InputError, nearest
 from polytask.tasks import Task
+from polytask.tasks.dense import DenseKind
+from polytask.tasks.maps import open_cell, picture_size, unit_range
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,33 @@ class Array:
         return ((numbers - self.mean) / self.std).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class PictureColumn:
+    """A column of pictures: float32 ``[B, channels, H, W]`` in [0, 1] at one ``size`` (H, W)."""
+
+    size: tuple[int, int]
+    channels: int
+
+    def encode(self, name: str, values: pa.ChunkedArray) -> Lazy:
+        return Lazy(name, values, self._read, _channels_first)
+
+    def _read(self, cell: Any) -> NDArray:
+        values = open_cell(cell)
+        channels = shape(values)[1]
+        if channels != self.channels:
+            raise InputError(f"the picture has {channels} channels, {self.channels} are wanted")
+        small = picture_size(values, self.size)
+        # Bytes are kept as bytes; they become brightness when a batch is drawn.
+        return small if small.dtype == np.uint8 else unit_range(small)
+
+
+def _channels_first(pictures: torch.Tensor) -> torch.Tensor:
+    if pictures.ndim == 3:
+        pictures = pictures.unsqueeze(-1)
+    unit = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    return unit.permute(0, 3, 1, 2).contiguous()
+
+
 def _flat(values: pa.ChunkedArray) -> tuple[tuple[int, ...], pa.Array]:
     flat = values.combine_chunks()
     shape = []
@@ -88,13 +120,14 @@ class Processor:
     """Fitted encoders of the inputs and fitted kinds of the tasks.
 
     This is also the specification a module is built from: ``numeric``, ``cardinalities``,
-    ``arrays`` and ``tasks`` say how wide every input and every head must be.
+    ``arrays``, ``pictures`` and ``tasks`` say how wide every input and every head must be.
     """
 
     numeric: dict[str, Numeric]
     categorical: dict[str, Categorical]
     arrays: dict[str, Array]
     tasks: tuple[Task, ...]
+    pictures: dict[str, PictureColumn] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, suite: Suite) -> Processor:
@@ -102,8 +135,13 @@ class Processor:
         numeric: dict[str, Numeric] = {}
         categorical: dict[str, Categorical] = {}
         arrays: dict[str, Array] = {}
+        pictures = {
+            n: PictureColumn(suite.size, c) for n, c in suite.pictures.items() if suite.size
+        }
         for name in suite.inputs:
             values = train.column(name)
+            if name in pictures:
+                continue
             if pa.types.is_string(values.type):
                 seen = pc.unique(values.drop_null()).to_pylist()
                 categorical[name] = Categorical(tuple(sorted(seen)))
@@ -118,7 +156,7 @@ class Processor:
                 std = pc.stddev(filled).as_py()
                 numeric[name] = Numeric(float(median), pc.mean(filled).as_py(), std or 1.0)
         tasks = tuple(replace(t, kind=t.kind.fitted(suite.labels(t, "train"))) for t in suite.tasks)
-        return cls(numeric, categorical, arrays, tasks)
+        return cls(numeric, categorical, arrays, tasks, pictures)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -126,7 +164,12 @@ class Processor:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        return (*self.numeric, *self.categorical, *self.arrays)
+        return (*self.numeric, *self.categorical, *self.arrays, *self.pictures)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of all pictures and maps."""
+        return next((p.size for p in self.pictures.values()), None)
 
     def task(self, name: str) -> Task:
         for task in self.tasks:
@@ -136,8 +179,11 @@ class Processor:
         raise InputError(f"task {name!r} is not one of this model's tasks{nearest(name, names)}")
 
     def inputs(self, source: Any) -> Batch:
-        """Encode rows without labels (a file, table, data frame or dict)."""
-        table = read_table(source)
+        """Encode rows without labels (a file, table, data frame or dict).
+
+        A model of one picture also takes a picture file, or a folder of them.
+        """
+        table = self._listed(source) or read_table(source)
         columns = _derived(table, self.input_names)
         for name in self.input_names:
             if name not in columns:
@@ -152,20 +198,41 @@ class Processor:
         """Encode one split of a suite, labels included."""
         data = suite.splits[split].data
         columns = {name: data.column(name) for name in self.input_names}
-        targets, masks = {}, {}
+        targets: dict[str, Any] = {}
+        masks: dict[str, torch.Tensor] = {}
         for task in self.tasks:
+            labels = task.labels(data)
+            if isinstance(task.kind, DenseKind):
+                targets[task.name] = self._maps(task, task.kind, labels)
+                masks[task.name] = torch.from_numpy(labels.is_valid().to_numpy().copy())
+                continue
             try:
-                target, mask = task.kind.encode(task.labels(data))
+                target, mask = task.kind.encode(labels)
             except InputError as error:
                 raise InputError(f"{task}, split {split!r}: {error}") from None
             targets[task.name] = torch.from_numpy(target)
             masks[task.name] = torch.from_numpy(np.ascontiguousarray(mask))
         return Batch(self._encode(columns), targets, masks)
 
-    def _encode(self, columns: Mapping[str, pa.ChunkedArray]) -> dict[str, torch.Tensor]:
+    def _maps(self, task: Task, kind: DenseKind, labels: pa.ChunkedArray) -> Any:
+        size = self.size
+        return Lazy(
+            task.target,
+            labels,
+            lambda cell: kind.read(cell, size),
+            lambda stacked: stacked,
+            blank=lambda first: np.full_like(first, kind.blank),
+        )
+
+    def _listed(self, source: Any) -> pa.Table | None:
+        if len(self.pictures) != 1 or not isinstance(source, str | os.PathLike):
+            return None
+        return listed(source, next(iter(self.pictures)))
+
+    def _encode(self, columns: Mapping[str, pa.ChunkedArray]) -> dict[str, Any]:
         # Filled column by column: the float64 copy that Arrow hands out lives for one column only.
         rows = len(next(iter(columns.values())))
-        inputs: dict[str, torch.Tensor] = {}
+        inputs: dict[str, Any] = {}
         if self.numeric:
             numbers = np.empty((rows, len(self.numeric)), np.float32)
             for i, (name, encoder) in enumerate(self.numeric.items()):
@@ -178,6 +245,8 @@ class Processor:
             inputs["categorical"] = torch.from_numpy(codes)
         for name, array in self.arrays.items():
             inputs[name] = torch.from_numpy(array.encode(name, columns[name]))
+        for name, picture in self.pictures.items():
+            inputs[name] = picture.encode(name, columns[name])
         return inputs
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,6 +254,7 @@ class Processor:
             "numeric": {k: vars(v) for k, v in self.numeric.items()},
             "categorical": {k: list(v.values) for k, v in self.categorical.items()},
             "arrays": {k: vars(v) for k, v in self.arrays.items()},
+            "pictures": {k: vars(v) for k, v in self.pictures.items()},
             "tasks": [task.to_dict() for task in self.tasks],
         }
 
@@ -195,6 +265,10 @@ class Processor:
             {k: Categorical(tuple(v)) for k, v in data["categorical"].items()},
             {k: Array(**{**v, "shape": tuple(v["shape"])}) for k, v in data["arrays"].items()},
             tuple(Task.from_dict(t) for t in data["tasks"]),
+            {  # models saved before there were pictures have none
+                k: PictureColumn(tuple(v["size"]), v["channels"])
+                for k, v in data.get("pictures", {}).items()
+            },
         )
 
 

@@ -23,18 +23,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polytask.data import pictures as pictured
 from polytask.data.files import cache_dir, cache_written, read_table
-from polytask.data.splits import SPLITS, RandomSplit, Split, parse_split
+from polytask.data.splits import (
+    SPLITS,
+    ColumnSplit,
+    GroupSplit,
+    RandomSplit,
+    Split,
+    parse_split,
+)
 from polytask.errors import InputError, nearest
 from polytask.tasks import KINDS, Classification, Kind, Regression, Task, kind_from_dict
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 _MAX_CLASSES_OF_NUMBERS = 10  # whole-number targets with more values than this are regressions
 _MOSTLY_NUMBERS = 0.9
 _HASHED_ROWS = 65_536
+_ROLES = ("numeric", "categorical", "picture")
 _NUMBERS_BESIDE = (pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
 _CLASS_TYPES = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean)  # beside floats
 NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")  # how pandas writes its row numbers
@@ -51,6 +60,8 @@ class Suite:
         splits: ``train``, ``validation`` and ``test`` as ``datasets.Dataset``.
         fingerprint: hash of the content and of how it was read; the key of every cache.
         about: source, split and notes, for people.
+        pictures: input columns that hold pictures, and their channels.
+        size: (height, width) that all pictures and maps are brought to when they are read.
     """
 
     name: str
@@ -59,6 +70,8 @@ class Suite:
     splits: Mapping[str, Dataset]
     fingerprint: str
     about: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, int] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
     @classmethod
     def from_table(
@@ -71,43 +84,59 @@ class Suite:
         exclude: Iterable[str] | Mapping[str, str] = (),
         inputs: Mapping[str, str] | None = None,
         by: str | None = None,
+        size: tuple[int, int] | None = None,
+        unreadable: pictured.Unreadable = "refuse",
+        folder: str | os.PathLike[str] | None = None,
         notes: Sequence[str] = (),
         about: str = "",
     ) -> Suite:
         """A suite from one table.
 
+        A picture (input) or map (target of a dense kind) is a path, encoded bytes, what
+        ``datasets`` writes for an image, or a fixed-size array; all are read once to check them.
+
         Args:
             source: a file (CSV, TSV, Parquet, Arrow, JSON lines), Arrow table, data frame or dict.
             targets: target columns; a mapping gives a kind to each: ``"regression"``,
                 ``{"kind": "regression", "unit": "EUR"}``, a ``Kind``, or None to infer it.
-            split: a ``Split`` or its text (``time:COLUMN``, ...); random 60/20/20 by default.
+            split: a ``Split`` or its text (``time:COLUMN``, ...). By default random 60/20/20; with
+                pictures or signals a column ``split`` that says it, else whole groups of a column
+                such as ``plant``, ``scene`` or ``subject`` if there is one.
             exclude: columns that are not inputs; a mapping gives the reason of each.
-            inputs: read a column as ``"categorical"`` or ``"numeric"`` whatever its type.
+            inputs: read a column as ``"categorical"``, ``"numeric"`` or ``"picture"``.
             by: a column whose every value is a task of its own (school, patient, carrier): one
                 task per target and value, about the rows with that value. It is not an input. A
                 random split deals the rows of each value.
+            size: (height, width) that all pictures and maps are brought to; those of the pictures
+                if they agree.
+            unreadable: ``"skip"`` leaves out rows whose picture or map cannot be read, and counts
+                them in the notes; ``"refuse"`` stops at the first.
+            folder: where relative paths begin; the folder of the file, or the current one.
         """
-        splitter = parse_split(split) if isinstance(split, str) else split or RandomSplit()
-        if not hasattr(splitter, "assign"):
+        splitter = parse_split(split) if isinstance(split, str) else split
+        if splitter is not None and not hasattr(splitter, "assign"):
             raise InputError(f"split is {split!r}; give a split or its text, such as 'random'")
-        if by and isinstance(splitter, RandomSplit) and not splitter.within:
-            splitter = replace(splitter, within=by)
+        if by and isinstance(splitter or RandomSplit(), RandomSplit):
+            splitter = replace(splitter or RandomSplit(), within=by)  # type: ignore[type-var]
         targets = [targets] if isinstance(targets, str) else targets
         exclude = [exclude] if isinstance(exclude, str) else exclude
         options = {
             "format": _CACHE_FORMAT,
             "targets": _plain_targets(targets),
-            "split": [type(splitter).__name__, str(splitter), *_public(splitter)],
+            "split": splitter and [type(splitter).__name__, str(splitter), *_public(splitter)],
             "exclude": dict(exclude) if isinstance(exclude, Mapping) else sorted(exclude),
             "inputs": dict(inputs or {}),
             "by": by,
+            "size": _checked_size(size),
+            "unreadable": unreadable,
             "notes": list(notes),
             "about": about,
         }
         is_file = isinstance(source, str | os.PathLike)
+        pictures = [name for name, role in (inputs or {}).items() if role == "picture"]
         label = name or (Path(source).stem if is_file else "table")
         options["name"] = label
-        if is_file and Path(source).is_file():
+        if is_file and Path(source).is_file() and not pictures:
             key = _hash_file(Path(source), options)
             folder = cache_dir() / "suites" / key
             if not (folder / "suite.json").exists():
@@ -116,8 +145,57 @@ class Suite:
                     _store(built, folder)
             return cls.load(folder)
         table = read_table(source)
+        if pictures:
+            base = Path(folder or (Path(source).parent if is_file else "."))
+            paths = [*pictures, *_dense_columns(targets)]
+            table = pictured.resolved(table, [n for n in paths if n in table.column_names], base)
+            named = [n for n in paths if n in table.column_names]
+            options["files"] = pictured.stamps(table, named)
         built = _build(table, options, splitter, targets)
         return _in_memory(built, _hash_table(table, options))
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        targets: Sequence[str] | Mapping[str, Any],
+        *,
+        images: str = "images",
+        inputs: Mapping[str, str] | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> Suite:
+        """A suite from a folder of pictures, folders of maps and a table file of labels.
+
+        ``folder/images`` holds the pictures. A target whose kind is dense has its maps in a folder
+        of its own name (or ``{"kind": ..., "folder": NAME}``), one file per picture with the same
+        stem. A CSV, TSV or Parquet file beside them holds the other targets; one of its columns
+        names the pictures. All of this may lie in ``train/``, ``validation/`` and ``test/``.
+
+        Args:
+            images: name of the folder of pictures.
+            inputs: columns of the table file that are inputs beside the picture, with their types.
+            options: further arguments of ``from_table``.
+        """
+        items = (
+            targets
+            if isinstance(targets, Mapping)
+            else dict.fromkeys([targets] if isinstance(targets, str) else targets)
+        )
+        table, columns = pictured.read_folder(Path(folder), items, images)
+        exclude = dict.fromkeys(options.pop("exclude", ()))
+        asked = {s.get("column", n) if isinstance(s, Mapping) else n for n, s in items.items()}
+        aside = [c for c in columns if c not in {*asked, *(inputs or {})}]
+        left_out = {**dict.fromkeys(aside, "of the table file, not asked for"), **exclude}
+        plain = {n: _without_folder(spec) for n, spec in items.items()}
+        return cls.from_table(
+            table,
+            plain,
+            name=name or Path(folder).name,
+            inputs={"image": "picture", **(inputs or {})},
+            exclude=left_out,
+            **options,
+        )
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Suite:
@@ -140,6 +218,8 @@ class Suite:
             splits=splits,
             fingerprint=folder.name,
             about=meta["about"],
+            pictures=meta["pictures"],
+            size=tuple(meta["size"]) if meta["size"] else None,
         )
 
     def only(self, *names: str) -> Suite:
@@ -200,6 +280,7 @@ class Suite:
             "source": self.about.get("source", ""),
             "split": self.about.get("split", ""),
             "inputs": len(self.inputs),
+            "size": self.size,
             "rows": {s: len(d) for s, d in self.splits.items()},
             "tasks": tasks,
             "notes": list(self.about.get("notes", ())),
@@ -235,6 +316,8 @@ class _Built:
     table: pa.Table
     parts: np.ndarray
     about: dict[str, Any]
+    pictures: dict[str, int]
+    size: tuple[int, int] | None
 
     def batches(self, part: int) -> Iterable[pa.RecordBatch]:
         """The rows of one split, a block at a time, so that storing never doubles the memory."""
@@ -245,7 +328,7 @@ class _Built:
             yield batch.filter(pa.array(mine))
 
 
-def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Built:
+def _build(table: pa.Table, options: dict, splitter: Split | None, targets: Any) -> _Built:
     if table.num_rows == 0:
         raise InputError(f"{options['name']!r} has a header but no rows")
     notes = list(options["notes"])
@@ -266,6 +349,18 @@ def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Bu
     )
     for task in tasks:
         table = _with_target(table, task)
+    pictures = [n for n, role in options["inputs"].items() if role == "picture"]
+    channels: dict[str, int] = {}
+    size = options["size"]
+    if pictures or any(task.kind.dense for task in tasks):
+        table, usable, channels, size, more = pictured.check(
+            table, pictures, tasks, size, options["unreadable"]
+        )
+        table = table.filter(pa.array(usable))
+        notes += more
+    if splitter is None:
+        splitter, more = _default_split(table, pictures)
+        notes += more
     parts = splitter.assign(table)
     if by:
         table, tasks, more = _by_group(table, by, tasks, parts)
@@ -287,7 +382,53 @@ def _build(table: pa.Table, options: dict, splitter: Split, targets: Any) -> _Bu
         "split": str(splitter),
         "notes": notes + more,
     }
-    return _Built(options["name"], tasks, inputs, table, parts, about)
+    return _Built(options["name"], tasks, inputs, table, parts, about, channels, size)
+
+
+def _default_split(table: pa.Table, pictures: Sequence[str]) -> tuple[Split, list[str]]:
+    """Random rows, unless pictures or signals come with a column that says what belongs where."""
+    if pictures or any(pa.types.is_fixed_size_list(f.type) for f in table.schema):
+        for name in table.column_names:
+            values = table[name]
+            if name == "split" and set(pc.unique(values).to_pylist()) == set(SPLITS):
+                return ColumnSplit(name), []
+        for name in table.column_names:
+            named = name.lower() in pictured.GROUPS and table[name].null_count == 0
+            if named and pc.count_distinct(table[name]).as_py() >= 3:
+                note = f"rows of one {name} stay in one split; --split random mixes them"
+                return GroupSplit(name), [note]
+    return RandomSplit(), []
+
+
+def _checked_size(size: Any) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    try:
+        height, width = (int(n) for n in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise InputError(f"size is (height, width) in pixels, not {size!r}")
+    return height, width
+
+
+def _dense_columns(targets: Any) -> list[str]:
+    """Columns whose cells may be paths of maps."""
+    if not isinstance(targets, Mapping):
+        return []
+    found = []
+    for name, spec in targets.items():
+        given = spec.get("kind") if isinstance(spec, Mapping) else spec
+        kind = given if isinstance(given, Kind) else KINDS.get(str(given))
+        if kind is not None and kind.dense:
+            found.append(spec.get("column", name) if isinstance(spec, Mapping) else name)
+    return found
+
+
+def _without_folder(spec: Any) -> Any:
+    if not isinstance(spec, Mapping):
+        return spec
+    return {k: v for k, v in spec.items() if k != "folder"}
 
 
 def _in_memory(built: _Built, fingerprint: str) -> Suite:
@@ -305,6 +446,8 @@ def _in_memory(built: _Built, fingerprint: str) -> Suite:
         {s: dataset(i) for i, s in enumerate(SPLITS)},
         fingerprint,
         built.about,
+        built.pictures,
+        built.size,
     )
 
 
@@ -322,6 +465,8 @@ def _store(built: _Built, folder: Path) -> None:
             "tasks": [task.to_dict() for task in built.tasks],
             "inputs": built.inputs,
             "about": built.about,
+            "pictures": built.pictures,
+            "size": built.size,
             "rows": {s: int((built.parts == i).sum()) for i, s in enumerate(SPLITS)},
         }
         (aside / "suite.json").write_text(json.dumps(meta, indent=1))
@@ -373,6 +518,8 @@ def _infer_kind(name: str, labels: pa.ChunkedArray, given: Any) -> Kind:
         )
     try:
         return kind_from_dict(spec)
+    except InputError as error:
+        raise InputError(f"target {name!r}: {error}") from None
     except TypeError:
         raise InputError(f"target {name!r}: {spec} has a key its kind does not take") from None
 
@@ -393,6 +540,8 @@ def _natural_kind(name: str, labels: pa.ChunkedArray) -> str:
 def _with_target(table: pa.Table, task: Task) -> pa.Table:
     """The target as its kind reads it: numbers finite or null, classes without NaN."""
     labels = table[task.target]
+    if task.kind.dense:
+        return table
     if isinstance(task.kind, Regression):
         labels = as_numbers(task.target, labels, "target")
     elif pa.types.is_floating(labels.type):
@@ -464,6 +613,8 @@ def _check_labels(task: Task, labels: pa.ChunkedArray, train: pa.ChunkedArray, s
         raise InputError(f"split {split!r} has no rows")
     if len(present) == 0:
         raise InputError(f"{task} has no label at all in split {split!r}")
+    if task.kind.dense:
+        return
     values = pc.unique(present)
     if len(values) == 1:
         raise InputError(f"{task} has only one value, {values[0].as_py()!r}, in split {split!r}")
@@ -492,10 +643,9 @@ def _inputs(
             notes.append(f"column {name!r} is left out: it has no name")
             continue
         role = roles.get(name)
-        if role not in (None, "numeric", "categorical"):
+        if role not in (None, *_ROLES):
             raise InputError(
-                f"column {name!r}: input type {role!r} is not known"
-                f"{nearest(role, ['numeric', 'categorical'])}"
+                f"column {name!r}: input type {role!r} is not known{nearest(role, _ROLES)}"
             )
         for key, column in _input_columns(name, values, role, notes).items():
             columns[key] = column
@@ -517,6 +667,8 @@ def _input_columns(
         return {name: as_numbers(name, values, "column")}
     if role == "categorical":
         return {name: pc.cast(values, pa.string())}
+    if role == "picture":
+        return {name: values}
     if pa.types.is_boolean(kind):
         return {name: pc.cast(values, pa.int8())}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -549,6 +701,11 @@ def _input_columns(
     if pa.types.is_null(kind):
         notes.append(f"column {name!r} is left out: it has no values")
         return {}
+    if pa.types.is_binary(kind) or pa.types.is_struct(kind):
+        raise InputError(
+            f"column {name!r} has type {kind}; if it holds pictures, say so: "
+            f"inputs={{{name!r}: 'picture'}}, or exclude it"
+        )
     raise InputError(f"column {name!r} has type {kind}, which cannot be an input; exclude it")
 
 

@@ -8,8 +8,40 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polytask.tasks.kinds import KINDS, Classification, Kind, Regression, kind_from_dict
+from polytask.tasks.dense import (
+    DenseKind,
+    DenseRegression,
+    Edges,
+    Normals,
+    Picture,
+    Saliency,
+    Segmentation,
+)
+from polytask.tasks.kinds import Classification, Kind, Regression
 from polytask.tasks.metrics import Metric
+
+KINDS: dict[str, type[Kind]] = {
+    kind.name: kind
+    for kind in (
+        Regression,
+        Classification,
+        Segmentation,
+        DenseRegression,
+        Normals,
+        Edges,
+        Saliency,
+        Picture,
+    )
+}
+
+
+def kind_from_dict(data: dict[str, Any]) -> Kind:
+    """The kind that ``to_dict`` wrote."""
+    fields = dict(data)
+    cls = KINDS[fields.pop("kind")]
+    if "classes" in fields:
+        fields["classes"] = tuple(fields["classes"])
+    return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -59,4 +91,19 @@ class Task:
         return cls(data["name"], kind, data["target"], tuple(where) if where else None)
 
 
-__all__ = ["KINDS", "Classification", "Kind", "Metric", "Regression", "Task", "kind_from_dict"]
+__all__ = [
+    "KINDS",
+    "Classification",
+    "DenseKind",
+    "DenseRegression",
+    "Edges",
+    "Kind",
+    "Metric",
+    "Normals",
+    "Picture",
+    "Regression",
+    "Saliency",
+    "Segmentation",
+    "Task",
+    "kind_from_dict",
+]

@@ -7,6 +7,7 @@ models or data sets, and go to and from JSON, because they travel with the weigh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -23,10 +24,15 @@ from polytask.tasks import metrics as m
 
 
 class Kind:
-    """What every kind offers; the first metric is the primary one."""
+    """What every kind offers; the first metric is the primary one.
+
+    Attributes:
+        dense: the answer is a map over the picture (see ``tasks.dense``), not a value per row.
+    """
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[m.Metric, ...]]
+    dense: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:
@@ -60,8 +66,26 @@ class Kind:
     def primary(self) -> m.Metric:
         return self.metrics[0]
 
+    def tally(self, target: NDArray, decoded: NDArray) -> tuple[NDArray, ...]:
+        """What the metrics need of some rows, so that no more than this is kept of many."""
+        return target, decoded
+
+    def judge(self, tallies: Sequence[tuple[NDArray, ...]]) -> dict[str, float]:
+        """Every metric over the rows of all tallies."""
+        told = [self.join(parts) for parts in zip(*tallies, strict=True)]
+        return {metric.name: metric.compute(*told) for metric in self.metrics}
+
+    @staticmethod
+    def join(parts: Sequence[NDArray]) -> NDArray:
+        """One entry of several tallies as one: rows follow each other."""
+        return np.concatenate(parts)
+
     def scores(self, target: NDArray, decoded: NDArray) -> dict[str, float]:
-        return {metric.name: metric.compute(target, decoded) for metric in self.metrics}
+        return self.judge([self.tally(target, decoded)])
+
+    def quality(self, scores: dict[str, float]) -> float:
+        """What the choice of an epoch goes by, higher is better, of the size of 1 for all kinds."""
+        return self.primary.sign * scores[self.primary.name]
 
 
 def _masked_mean(per_row: Tensor, mask: Tensor) -> Tensor:
@@ -114,13 +138,14 @@ class Regression(Kind):
 class Classification(Kind):
     """One of ``classes``: one logit and binary cross-entropy for two, softmax for more.
 
-    Metrics: AUROC (macro one-vs-rest for more than two classes), accuracy, log loss.
+    Metrics: AUROC (macro one-vs-rest for more than two classes), accuracy, log loss, macro F1,
+    Cohen's kappa.
     """
 
     classes: tuple[Any, ...] = ()
 
     name: ClassVar[str] = "classification"
-    metrics: ClassVar[tuple[m.Metric, ...]] = (m.AUROC, m.ACCURACY, m.LOG_LOSS)
+    metrics: ClassVar[tuple[m.Metric, ...]] = (m.AUROC, m.ACCURACY, m.LOG_LOSS, m.F1, m.KAPPA)
 
     @property
     def outputs(self) -> int:
@@ -164,15 +189,3 @@ class Classification(Kind):
 
     def answer(self, decoded: NDArray) -> NDArray:
         return np.asarray(self.classes, dtype=object)[decoded.argmax(axis=1)]
-
-
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Regression, Classification)}
-
-
-def kind_from_dict(data: dict[str, Any]) -> Kind:
-    """The kind that ``to_dict`` wrote."""
-    fields = dict(data)
-    cls = KINDS[fields.pop("kind")]
-    if "classes" in fields:
-        fields["classes"] = tuple(fields["classes"])
-    return cls(**fields)

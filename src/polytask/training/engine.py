@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from polytask.data import Batch
+from polytask.data import Rows
 from polytask.data.mixtures import Draw
 from polytask.errors import InputError
 from polytask.training import sharded
@@ -170,7 +170,7 @@ class Engine:
         self,
         module: MultiTaskModule,
         groups: Groups,
-        data: Batch,
+        data: Rows,
         draw: Draw,
         last_losses: Tensor,
     ) -> Problem:
@@ -179,9 +179,8 @@ class Engine:
         least = len(draw.rows) // self.world  # equal on every process, which sharding needs
         if self.sharded and least == 0:
             raise InputError(f"training.batch is less than the {self.world} processes it shards to")
-        parts = [data[rows] for rows in mine.tensor_split(max(1, min(self.accumulation, least)))]
-        if draw.tasks:
-            parts = [part.only(draw.tasks) for part in parts]
+        asked = data.only(draw.tasks) if draw.tasks else data
+        parts = [asked[rows] for rows in mine.tensor_split(max(1, min(self.accumulation, least)))]
         names = list(parts[0].targets)
         local = [torch.stack([part.masks[n] for n in names]).sum(1) for part in parts]
         total = torch.cat([torch.stack(local).sum(0), torch.tensor([len(mine)])]).to(self.device)

@@ -14,13 +14,22 @@ import numpy as np
 import torch
 
 from polytask.config import from_dict, to_dict
-from polytask.data import Batch, Processor, Suite, as_mixture
+from polytask.data import (
+    Augmented,
+    Batch,
+    Processor,
+    Rows,
+    Suite,
+    as_augmentation,
+    as_mixture,
+)
 from polytask.data.store import read_folder, write_folder
 from polytask.errors import InputError
 from polytask.training.balancers import as_balancer
 from polytask.training.engine import Engine
 from polytask.training.loop import State, Training, predict, train
 from polytask.training.module import MultiTaskModule
+from polytask.training.scoring import score
 from polytask.training.steps import as_step
 
 
@@ -86,22 +95,17 @@ class FittedMixin:
         """Predictions per task for rows of a file, table, data frame or dict.
 
         Regression: values ``[N]`` in the task's unit. Classification: probabilities ``[N, C]`` in
-        the order of ``task.kind.classes``.
+        the order of ``task.kind.classes``. Dense kinds: maps ``[N, H, W]``, or ``[N, C, H, W]`` of
+        normals and pictures, at the size the model works at (``processor_.size``).
         """
         names = self._names(tasks)
         return self._decoded(self._fitted().inputs(inputs), names)
 
     def score(self, suite: Suite, split: str = "test") -> dict[str, dict[str, float]]:
         """Every metric of every fitted task on one split."""
-        processor = self._fitted()
-        data = processor.encode(suite, split)
-        decoded = self._decoded(data, self._names(None))
-        scores = {}
-        for name, values in decoded.items():
-            mask = data.masks[name].numpy()
-            kind = processor.task(name).kind
-            scores[name] = kind.scores(data.targets[name].numpy()[mask], values[mask])
-        return scores
+        processor, names = self._fitted(), self._names(None)
+        kinds = {name: processor.task(name).kind for name in names}
+        return score(kinds, processor.encode(suite, split), lambda p: self._decoded(p, names))
 
     def _fitted(self) -> Processor:
         if getattr(self, "processor_", None) is None:
@@ -128,12 +132,15 @@ class NeuralLearner(FittedMixin):
         step: how an update is made: ``"plain"``, ``"sam(rho=0.05)"``, ``"flat(rho=2.0)"``.
         mixture: which rows and tasks each batch holds: ``"joint"``, ``"tasks(temperature=0.5)"``,
             or an object.
+        augment: random views of training rows: ``"none"``, ``"dense(flip=0.5, zoom=2.0)"`` for
+            pictures and their maps, or an object.
     """
 
     training: Training = field(default_factory=Training)
     balancer: str | object = "sum"
     step: str | object = "plain"
     mixture: str | object = "joint"
+    augment: str | object = "none"
 
     id: ClassVar[str] = "neural"
     shares: ClassVar[bool] = True
@@ -161,7 +168,7 @@ class NeuralLearner(FittedMixin):
         self.before_training(module, data)
         self.state_: State = train(
             module,
-            data,
+            self.views(data),
             validation,
             self.training,
             step=step,
@@ -180,8 +187,18 @@ class NeuralLearner(FittedMixin):
         suite.validate()
         self.training.validate()
         as_mixture(self.mixture).check(suite.task_names)  # type: ignore[arg-type]
+        if as_augmentation(self.augment) is not None and not suite.pictures:
+            raise InputError(f"augment={str(self.augment)!r} needs an input that is a picture")
         balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
         self._engine().check(step, balancer)
+
+    def views(self, data: Batch) -> Rows:
+        """The training rows as the loop sees them: themselves, or in random views."""
+        augmentation = as_augmentation(self.augment)
+        if augmentation is None:
+            return data
+        pictures = tuple(self.processor_.pictures)
+        return Augmented(data, augmentation, pictures, self.processor_.tasks)
 
     def before_training(self, module: MultiTaskModule, data: Batch) -> None:
         """Hand a fresh module what it keeps of the training rows (a fixed context, say)."""
@@ -250,4 +267,4 @@ def saved_settings(data: dict[str, Any], system: str, folder: Any) -> dict[str, 
 def _labelled(data: Batch) -> Batch:
     """Rows with a label for at least one task; the others cannot teach anything."""
     any_label = torch.stack(list(data.masks.values())).any(0)
-    return data if bool(any_label.all()) else data[any_label.nonzero().squeeze(1)]
+    return data if bool(any_label.all()) else data.take(any_label.nonzero().squeeze(1))

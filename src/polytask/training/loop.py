@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polytask.data import Batch, Mixture
+from polytask.data import Batch, Mixture, Rows
 from polytask.errors import InputError
 from polytask.training.balancers import Balancer
 from polytask.training.checkpoint import Checkpoints, moved
@@ -26,11 +26,11 @@ from polytask.training.gradients import (
     task_gramian,
 )
 from polytask.training.module import MultiTaskModule
+from polytask.training.schedules import as_schedule
+from polytask.training.scoring import score
 from polytask.training.sharded import load_optimizer, load_weights, whole
 from polytask.training.steps import Step
 from polytask.training.tracking import Log
-
-_EVALUATION_ROWS = 8192  # rows per forward pass when scoring; changes nothing but memory
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class Training:
         lr, weight_decay: of AdamW.
         batch: rows per update over all processes and micro-batches.
         epochs: at most this many; ``patience`` epochs without a better validation score end it.
-        schedule: ``"constant"`` or ``"cosine"`` (to zero over all epochs).
+        schedule: of the learning rate: ``"constant"``, ``"cosine"`` or ``"poly(power=0.9)"`` (to
+            zero over all epochs), ``"halving(every=8)"`` (epochs).
+        warmup: updates in which the rate rises linearly from a tenth of what the schedule says.
+        decay: ``"matrices"`` spares biases and norms (parameters of one dimension) weight decay.
         clip: largest norm of the whole gradient (None: no clipping).
         accumulation, precision, sharded, device: see ``Engine``.
         probe: measure all task gradients every so many updates, for the log only (0: never).
@@ -55,7 +58,9 @@ class Training:
     batch: int = 256
     epochs: int = 50
     patience: int = 5
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: str = "constant"
+    warmup: int = 0
+    decay: Literal["all", "matrices"] = "all"
     clip: float | None = None
     accumulation: int = 1
     precision: Precision = "no"
@@ -70,6 +75,9 @@ class Training:
         for name in ("lr", "batch", "epochs", "patience"):
             if getattr(self, name) <= 0:
                 raise InputError(f"training.{name} must be positive, not {getattr(self, name)}")
+        if self.warmup < 0:
+            raise InputError(f"training.warmup must not be negative, but is {self.warmup}")
+        as_schedule(self.schedule)
 
 
 @dataclass
@@ -96,7 +104,7 @@ def _silent(record: dict[str, Any]) -> None:
 
 def train(
     module: MultiTaskModule,
-    data: Batch,
+    data: Rows,
     validation: Batch,
     training: Training,
     *,
@@ -131,12 +139,17 @@ def train(
     step.prepare(balancer)
     balancer.to(engine.device)
     learned = [p for p in balancer.parameters() if p.requires_grad]
+    decayed = [*groups.shared, *groups.private]
+    if training.decay == "matrices":
+        learned += [p for p in decayed if p.ndim < 2]
+        decayed = [p for p in decayed if p.ndim > 1]
     stepped: list[dict[str, Any]] = [
-        {"params": [*groups.shared, *groups.private], "weight_decay": training.weight_decay},
+        {"params": decayed, "weight_decay": training.weight_decay},
         {"params": learned, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(stepped, lr=training.lr)
     per_epoch = max(1, sum(1 for _ in mixture.draws(data, training.batch, training.seed, 0)))
+    schedule, total = as_schedule(training.schedule), per_epoch * training.epochs
     last_losses = torch.ones(len(live.terms), device=engine.device)
     checkpoints = Checkpoints(out / "checkpoints", run) if out else None
     progress = progress if engine.leads else _silent
@@ -157,12 +170,14 @@ def train(
         while state.epoch < training.epochs and state.stale < training.patience:
             live.train()
             started, rows = time.perf_counter(), 0
-            draws = mixture.draws(data, training.batch, training.seed, state.epoch)
+            seen = data.turn(training.seed, state.epoch)
+            draws = mixture.draws(seen, training.batch, training.seed, state.epoch)
             for draw in islice(draws, state.step_in_epoch, None):
                 for group in optimizer.param_groups:
-                    group["lr"] = training.lr * _scale(training, state.steps, per_epoch)
+                    factor = schedule(state.steps, per_epoch, total)
+                    group["lr"] = training.lr * factor * _warmed(training.warmup, state.steps)
                 engine.seed(balancer, training.seed, state.steps)
-                problem = engine.problem(live, groups, data, draw, last_losses)
+                problem = engine.problem(live, groups, seen, draw, last_losses)
                 try:
                     info = step(problem, balancer)
                     norm = engine.clip(groups, training.clip)
@@ -206,13 +221,8 @@ def probe(problem: Problem) -> Tensor:
 
 def evaluate(module: MultiTaskModule, data: Batch, engine: Engine) -> dict[str, dict[str, float]]:
     """Every metric of every task on the rows that have its label."""
-    decoded = predict(module, data, tuple(data.targets), engine)
-    scores = {}
-    for name, values in decoded.items():
-        mask = data.masks[name].numpy()
-        target = data.targets[name].numpy()[mask]
-        scores[name] = module.tasks[name].kind.scores(target, values[mask])
-    return scores
+    kinds = {name: module.tasks[name].kind for name in data.targets}
+    return score(kinds, data, lambda part: predict(module, part, tuple(kinds), engine))
 
 
 def predict(
@@ -222,29 +232,21 @@ def predict(
     module.eval()
     found: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     with torch.inference_mode() if not engine.sharded else torch.no_grad(), engine.autocast():
-        for start in range(0, len(data), _EVALUATION_ROWS):
-            part = data[slice(start, start + _EVALUATION_ROWS)].to(engine.device)
+        for chunk in replace(data, targets={}, masks={}).chunks():
+            part = chunk.to(engine.device)
             for task, output in module.outputs(part.inputs, tasks).items():
                 found[task].append(module.tasks[task].kind.decode(output.float()))
     return {task: np.concatenate(parts) for task, parts in found.items()}
 
 
 def mean_primary(scores: dict[str, dict[str, float]], module: MultiTaskModule) -> float:
-    """Mean over tasks of the primary metric, signed so that higher is better."""
-    return float(
-        np.mean(
-            [
-                module.tasks[t].kind.primary.sign * s[module.tasks[t].kind.primary.name]
-                for t, s in scores.items()
-            ]
-        )
-    )
+    """Mean over tasks of what their kinds call quality; higher is better."""
+    return float(np.mean([module.tasks[t].kind.quality(s) for t, s in scores.items()]))
 
 
-def _scale(training: Training, steps: int, per_epoch: int) -> float:
-    if training.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + np.cos(np.pi * steps / (per_epoch * training.epochs)))
+def _warmed(warmup: int, steps: int) -> float:
+    """0.1 to 1 over ``warmup`` updates."""
+    return 1.0 if steps >= warmup else 0.1 + 0.9 * steps / warmup
 
 
 def _observe(state: State, info: StepInfo, terms: tuple[str, ...]) -> None:

@@ -20,6 +20,8 @@ class MultiTaskModule(nn.Module):
     Attributes:
         tasks: the fitted tasks, in order.
         heads: parameters that belong to one task; all other parameters are shared.
+        weights: fixed weights of losses by name, of the kind that papers set by hand; a balancer
+            sees the weighted losses. A loss that is not named weighs 1.
         has_feature: True if every head reads one shared tensor and nothing else, so that gradients
             may be compared at that tensor (``needs = "features"``).
     """
@@ -30,6 +32,7 @@ class MultiTaskModule(nn.Module):
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()
         self.tasks = {task.name: task for task in tasks}
+        self.weights: dict[str, float] = {}
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
         """What is shared, from encoded inputs; the one shared feature if ``has_feature``."""
@@ -53,7 +56,8 @@ class MultiTaskModule(nn.Module):
         losses = {}
         for task, target in batch.targets.items():
             output = self.answer(representation, task).float()
-            losses[task] = self.tasks[task].kind.loss(output, target, batch.masks[task])
+            loss = self.tasks[task].kind.loss(output, target, batch.masks[task])
+            losses[task] = loss * self.weights.get(task, 1.0)
         return losses
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
