@@ -126,8 +126,8 @@ def scatter(
 
 
 def signal(
-    channels: Sequence[Sequence[float]],
-    attention: Sequence[Sequence[float]],
+    channels: Sequence[NDArray],
+    attention: Sequence[NDArray],
     label: str,
     width: int,
 ) -> str:
@@ -135,8 +135,8 @@ def signal(
 
     Args:
         channels: values of each channel.
-        attention: non-negative curves over the first or all samples, each drawn in parts of its largest value;
-            the i-th has the colour and dashes of series i.
+        attention: non-negative curves over the samples from the first on, each drawn in parts of
+            its largest value; the i-th has the colour and dashes of series i.
         label: what a screen reader says.
         width: in CSS pixels.
     """
@@ -156,7 +156,7 @@ def signal(
         _bare(axes)
         step = math.ceil(len(curve) / width)
         places = np.arange(0, len(curve), step)
-        parts = np.asarray(curve)[::step] / (max(curve) or 1)
+        parts = curve[::step] / (curve.max() or 1)
         axes.fill_between(places, parts, color=SERIES[style], alpha=0.14, linewidth=0)
         axes.plot(places, parts, color=SERIES[style], linestyle=DASHES[style], linewidth=1.4)
         axes.set_ylim(0, 1.05)
@@ -167,7 +167,7 @@ def signal(
     return as_svg(figure, label)
 
 
-def _envelope(values: Sequence[float], stretches: int) -> tuple[NDArray, NDArray]:
+def _envelope(values: NDArray, stretches: int) -> tuple[NDArray, NDArray]:
     """(places, values) of a curve; a long one by the lowest and highest value of each stretch."""
     curve = np.asarray(values, np.float64)
     if len(curve) <= 2 * stretches:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,15 @@ from polytask.comparing.words import MISSING, Json, decimals, number
 from polytask.config import to_dict
 from polytask.data import Batch, Processor, Suite
 from polytask.errors import InputError
-from polytask.tasks import Classification, DenseRegression, Kind, Regression, Segmentation, Task
+from polytask.tasks import (
+    Classification,
+    DenseKind,
+    DenseRegression,
+    Kind,
+    Regression,
+    Segmentation,
+    Task,
+)
 from polytask.tasks.metrics import confusion
 from polytask.version import __version__
 
@@ -156,18 +164,18 @@ class _Seen:
     """What is kept of a task while the rows of a split go by.
 
     Attributes:
-        task: fitted.
+        task: a fitted one.
         rows: of the split.
         labelled: rows with a label.
-        tally: of all these rows.
-        each: for a map, the primary metric row by row; NaN without a label.
+        tallies: of these rows, what the metrics need.
         pairs: for a map of numbers, some pixels as (true, predicted).
+        each: for a map, the primary metric row by row; NaN without a label.
     """
 
     task: Task
     rows: int
     labelled: int = 0
-    tally: tuple[NDArray, ...] | None = None
+    tallies: list[tuple[NDArray, ...]] = field(default_factory=list)
     pairs: list[NDArray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -175,33 +183,30 @@ class _Seen:
 
     def take(self, rows: _Rows) -> None:
         name, kind = self.task.name, self.task.kind
-        mask = rows.batch.masks[name].numpy()
-        places = np.flatnonzero(mask)
-        target, decoded = rows.batch.targets[name].numpy()[mask], rows.decoded[name][mask]
+        places = np.flatnonzero(rows.batch.masks[name].numpy())
+        target, decoded = rows.batch.targets[name].numpy(), rows.decoded[name]
         self.labelled += len(places)
-        if not kind.dense:
-            self._add(kind.tally(target, decoded) if len(places) else None)
-            return
-        for i, place in enumerate(places):
-            tally = kind.tally(target[i : i + 1], decoded[i : i + 1])
-            self._add(tally)
-            self.each[rows.start + place] = kind.judge([tally])[kind.primary.name]
-            if isinstance(kind, DenseRegression):
-                pair = np.stack([target[i].ravel(), decoded[i].ravel()])
-                pair = pair[:, np.isfinite(pair).all(0)]
-                self.pairs.append(_thinned(pair, max(1, _PIXELS // self.rows)))
+        if isinstance(kind, DenseKind):
+            told = []
+            for i in (int(place) for place in places if kind.labelled(target[place])):
+                told.append(kind.tally(target[i : i + 1], decoded[i : i + 1]))
+                self.each[rows.start + i] = kind.judge(told[-1:])[kind.primary.name]
+                if isinstance(kind, DenseRegression):
+                    pixels = np.stack([target[i].ravel(), decoded[i].ravel()])
+                    pixels = pixels[:, np.isfinite(pixels).all(0)]
+                    self.pairs.append(_thinned(pixels, max(1, _PIXELS // self.rows)))
+        else:
+            told = [kind.tally(target[places], decoded[places])] if len(places) else []
+        if told:
+            self.tallies.append(_joined(kind, told))
 
-    def _add(self, tally: tuple[NDArray, ...] | None) -> None:
-        if tally is None:
-            return
-        if self.tally is not None:
-            join = self.task.kind.join
-            tally = tuple(join(both) for both in zip(self.tally, tally, strict=True))
-        self.tally = tally
+    @cached_property
+    def tally(self) -> tuple[NDArray, ...] | None:
+        return _joined(self.task.kind, self.tallies) if self.tallies else None
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        return self.task.kind.judge([self.tally]) if self.tally else {}
+        return self.task.kind.judge(self.tallies) if self.tallies else {}
 
     def extremes(self) -> dict[str, int]:
         """Best, median and worst row by the primary metric; of equal rows the first."""
@@ -211,6 +216,10 @@ class _Seen:
             return {}
         return {name: int(order[i]) for name, i in
                 (("best", 0), ("median", len(order) // 2), ("worst", -1))}  # fmt: skip
+
+
+def _joined(kind: Kind, tallies: Sequence[tuple[NDArray, ...]]) -> tuple[NDArray, ...]:
+    return tuple(kind.join(parts) for parts in zip(*tallies, strict=True))
 
 
 def _thinned(values: NDArray, most: int) -> NDArray:
@@ -346,9 +355,9 @@ class _Drawer:
         legend: Json = {"classes": [], "bars": []}
         if isinstance(kind, Segmentation):
             colours = [*pictures.class_colours(len(kind.classes)), pictures.WRONG]
-            words = [*map(str, kind.classes), "error"]
+            labels = [*map(str, kind.classes), "error"]
             legend["classes"] = [
-                (f"#{bytes(c).hex()}", word) for c, word in zip(colours, words, strict=True)
+                (f"#{bytes(c).hex()}", label) for c, label in zip(colours, labels, strict=True)
             ]
         fault, most = pictures.fault(kind), self.strongest[task.name]
         ends = {
@@ -381,7 +390,7 @@ class _Drawer:
             looked = self._attention(rows)
             label = f"input {name} of row {rows.start + 1}"
             wide, narrow = (
-                figures.signal(channels[:_CHANNELS], list(looked.values()), label, width)
+                figures.signal(list(channels[:_CHANNELS]), list(looked.values()), label, width)
                 for width in (860, 328)
             )
             more = max(0, len(channels) - _CHANNELS)
@@ -390,16 +399,12 @@ class _Drawer:
         return drawn
 
     def _attention(self, rows: _Rows) -> dict[str, NDArray]:
-        """Where a learner that can tell looked, per task; one curve where all tasks share it."""
+        """Where a learner that can tell looked, per task."""
         if not hasattr(self.reader.learner, "attention"):
             return {}
         inputs = rows.table.select(list(self.reader.processor.input_names))
-        names = [task.name for task in self.reader.tasks]
-        curves = {n: self.reader.learner.attention(inputs, task=n)[0] for n in names}
-        first = curves[names[0]]
-        if all(np.array_equal(first, curve) for curve in curves.values()):
-            return {"all tasks": first}
-        return curves
+        look = partial(self.reader.learner.attention, inputs, method="gradient")
+        return {task.name: look(task=task.name)[0] for task in self.reader.tasks}
 
 
 def _picture_inputs(processor: Processor, batch: Batch) -> dict[str, NDArray]:
@@ -465,7 +470,9 @@ def _summary(kind: Kind, values: NDArray) -> str:
 
 def _score(value: float, digits: int = 3) -> str:
     """A metric with so many digits in all."""
-    return number(value, max(decimals([value]) + digits - 4, 0)) if math.isfinite(value) else MISSING
+    if not math.isfinite(value):
+        return MISSING
+    return number(value, max(decimals([value]) + digits - 4, 0))
 
 
 def _cell(value: Any) -> str:
@@ -476,7 +483,9 @@ def _cell(value: Any) -> str:
 
 def _inputs(processor: Processor) -> list[str]:
     """The inputs in words, sort by sort."""
-    words = [f"{name}: picture, {p.size[0]} × {p.size[1]}" for name, p in processor.pictures.items()]
+    words = []
+    for name, picture in processor.pictures.items():
+        words.append(f"{name}: picture, {picture.size[0]} × {picture.size[1]}")
     for name, array in processor.arrays.items():
         sort = "signal" if _is_signal(array.shape) else "array"
         words.append(f"{name}: {sort}, {' × '.join(map(str, array.shape))}")
@@ -553,6 +562,8 @@ def _flat(settings: Json, prefix: str = "") -> dict[str, Any]:
     """Nested settings as the command line takes them: ``training.lr``."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        flat |= inner
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat
