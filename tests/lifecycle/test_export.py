@@ -178,6 +178,7 @@ def test_the_file_holds_what_answers_and_nothing_that_only_trains(written: Path)
     assert {node.name for node in graph.input} == {"of linear", "of relu"}
     weights = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
     assert weights == 2 * (4 + 1)
+    assert b".py" not in (written / MODEL).read_bytes(), "no code and no path of this machine"
     rows = {node.type.tensor_type.shape.dim[0].dim_param for node in (*graph.input, *graph.output)}
     assert len(rows) == 1 and rows != {""}
 
