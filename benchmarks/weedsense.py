@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from harness import Record, spread, write_claims
 from pictures import cwfid
-from polytask.baselines.segformer import SegFormer
 from render import markdown
 from tables import MissingDataError, read
 
+from polytask.baselines.segformer import SegFormer
 from polytask.comparing.claims import Claim
 from polytask.data import Processor, Suite
 from polytask.data.plants import PLANT_TARGETS, plants
@@ -209,6 +209,7 @@ def torch_passes(networks: Mapping[str, WeedSense], size: int, batch: int) -> di
 
 def onnx_passes(networks: Mapping[str, WeedSense], size: int, batch: int) -> dict[str, Any]:
     import onnxruntime
+
     from polytask.lifecycle.export import export
 
     options = onnxruntime.SessionOptions()
