@@ -261,7 +261,7 @@ class AMTRL(FittedMixin):
 
     def validate(self, suite: Suite) -> None:
         """Refuse, before anything is fitted, data and settings that cannot be fitted."""
-        suite.validate()
+        super().validate(suite)
         self.training.validate()
         for name in ("budget", "floor", "rank", "rounds", "components", "ridge"):
             value = getattr(self, name)
