@@ -327,7 +327,8 @@ def windows(
         raise InputError(f"a window cannot have {samples} samples in {seconds:g} s")
     names = tuple(recordings[0].channels)
     tasks = list(dict.fromkeys([*(labels or {}), *(t for r in recordings for t in r.labels)]))
-    signals, subjects, starts, notes = [], [], [], []
+    signals, subjects, starts = [], [], []
+    rests, gaps = {}, {}
     told: dict[str, list[Any]] = {task: [] for task in tasks}
     for recording in recordings:
         whose = f"recording of {recording.subject!r}"
@@ -343,12 +344,12 @@ def windows(
             )
         rest = recording.seconds - count * seconds
         if rest > 1e-6:
-            notes.append(f"{whose}: the last {rest:.3g} s are left out, no whole window")
+            rests[f"{recording.subject!r}"] = f"{rest:.3g} s"
         signal = np.empty((count, samples, len(names)), np.float32)
         for i, (name, channel) in enumerate(recording.channels.items()):
             channel, bridged = _bridged(channel, fill, name, whose)
             if bridged:
-                notes.append(f"{whose}: {bridged} gaps of channel {name!r} are bridged")
+                gaps[f"{name!r} of {recording.subject!r}"] = str(bridged)
             cut = _cut(channel, count, seconds, samples, method)
             if standardise:
                 cut = (cut - cut.mean()) / (cut.std() or 1.0)
@@ -358,7 +359,11 @@ def windows(
         starts.append(np.arange(count) * seconds)
         for task, found in _labels(recording, labels or {}, tasks, count, seconds).items():
             told[task] += found
-    notes += _unused(recordings, labels or {})
+    notes = [
+        *_told("what is no whole window at the end of a recording is left out", rests),
+        *_told(f"gaps of up to {fill:g} s are bridged", gaps),
+        *_unused(recordings, labels or {}),
+    ]
     return Windows(
         np.concatenate(signals),
         names,
@@ -368,6 +373,13 @@ def windows(
         told,
         tuple(notes),
     )
+
+
+def _told(what: str, counts: Mapping[str, str]) -> list[str]:
+    """One note for all recordings that something was done to."""
+    shown = ", ".join(f"{who} {count}" for who, count in list(counts.items())[:5])
+    rest = f", and {len(counts) - 5} more" if len(counts) > 5 else ""
+    return [f"{what}: {shown}{rest}"] if counts else []
 
 
 def _cut(
