@@ -183,7 +183,7 @@ def test_a_short_gap_is_bridged_and_counted_and_a_long_one_refused(hole):
     assert "gaps of up to 1 s are bridged: 'flow' of '1' 1" in cut.notes
     start = np.flatnonzero(np.isnan(arrays["flow"]))[0] / 32
     with pytest.raises(
-        InputError, match=rf"'flow' has no number from {start:g} s to {start + 1:g} s"
+        InputError, match=rf"'flow' of '1' has no number from {start:g} s to {start + 1:g} s"
     ):
         windows([night], samples=960, fill=0.9)
 

@@ -331,23 +331,13 @@ def windows(
     rests, gaps = {}, {}
     told: dict[str, list[Any]] = {task: [] for task in tasks}
     for recording in recordings:
-        whose = f"recording of {recording.subject!r}"
-        if tuple(recording.channels) != names:
-            raise InputError(
-                f"{whose} has the channels {', '.join(recording.channels)}, not {', '.join(names)}"
-            )
-        count = int(recording.seconds / seconds + 1e-9)
-        if count == 0:
-            raise InputError(
-                f"{whose} lasts {recording.seconds:g} s, which is less than a window of "
-                f"{seconds:g} s"
-            )
+        count = _count(recording, names, seconds)
         rest = recording.seconds - count * seconds
         if rest > 1e-6:
             rests[f"{recording.subject!r}"] = f"{rest:.3g} s"
         signal = np.empty((count, samples, len(names)), np.float32)
         for i, (name, channel) in enumerate(recording.channels.items()):
-            channel, bridged = _bridged(channel, fill, name, whose)
+            channel, bridged = _bridged(channel, fill, f"channel {name!r} of {recording.subject!r}")
             if bridged:
                 gaps[f"{name!r} of {recording.subject!r}"] = str(bridged)
             cut = _cut(channel, count, seconds, samples, method)
@@ -375,6 +365,21 @@ def windows(
     )
 
 
+def _count(recording: Recording, names: tuple[str, ...], seconds: float) -> int:
+    """Whole windows in a recording with these channels; InputError if there is none."""
+    whose = f"recording of {recording.subject!r}"
+    if tuple(recording.channels) != names:
+        raise InputError(
+            f"{whose} has the channels {', '.join(recording.channels)}, not {', '.join(names)}"
+        )
+    count = int(recording.seconds / seconds + 1e-9)
+    if count == 0:
+        raise InputError(
+            f"{whose} lasts {recording.seconds:g} s, which is less than a window of {seconds:g} s"
+        )
+    return count
+
+
 def _told(what: str, counts: Mapping[str, str]) -> list[str]:
     """One note for all recordings that something was done to."""
     shown = ", ".join(f"{who} {count}" for who, count in list(counts.items())[:5])
@@ -398,7 +403,7 @@ def _cut(
     return resample(padded[first[:, None] + np.arange(width)], samples, axis=1)
 
 
-def _bridged(channel: Channel, fill: float, name: str, whose: str) -> tuple[Channel, int]:
+def _bridged(channel: Channel, fill: float, whose: str) -> tuple[Channel, int]:
     """The channel without its short gaps, and their number."""
     gap = ~np.isfinite(channel.values)
     if not gap.any():
@@ -408,8 +413,8 @@ def _bridged(channel: Channel, fill: float, name: str, whose: str) -> tuple[Chan
     for start, end in stretches:
         if end - start > fill + 1e-9 or gap.all():
             raise InputError(
-                f"{whose}: channel {name!r} has no number from {start:g} s to {end:g} s; mend or "
-                f"cut the recording, or set fill to {end - start:g} s to bridge such gaps"
+                f"{whose} has no number from {start:g} s to {end:g} s; mend or cut the recording, "
+                f"or set fill to {end - start:g} s to bridge such gaps"
             )
     at = np.arange(len(gap))
     values = channel.values.copy()
