@@ -223,8 +223,10 @@ class Processor:
         )
 
     def table(self, source: Any) -> pa.Table:
-        """A file, table, data frame or dict as a table; for a model of one picture also a picture
-        file, or a folder of them. Paths in a table file are seen from its folder.
+        """A file, table, data frame or dict as a table, for predictions.
+
+        A model of one picture also takes a picture file, or a folder of them. Paths in a table
+        file are seen from its folder.
         """
         if not self.pictures or not isinstance(source, str | os.PathLike):
             return read_table(source)
