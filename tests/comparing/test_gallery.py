@@ -63,6 +63,7 @@ class Small(NeuralLearner):
     """A learner of maps and values that nobody would publish."""
 
     id: ClassVar[str] = "small"
+    reads_pictures: ClassVar[bool] = True
 
     def build(self, spec):
         return SmallNet(spec)
