@@ -105,9 +105,13 @@ def as_bytes(capture: Capture) -> Capture:
 
 def textured(rng: np.random.Generator, size: int, channels: int = 3) -> Picture:
     """A random scene ``[size, size, channels]``: smooth and fine texture, shapes with hard edges."""
-    coarse = ndimage.gaussian_filter(rng.normal(size=(size, size, channels)), (4, 4, 0), mode="wrap")
+    coarse = ndimage.gaussian_filter(
+        rng.normal(size=(size, size, channels)), (4, 4, 0), mode="wrap"
+    )
     fine = ndimage.gaussian_filter(rng.normal(size=(size, size, 1)), (0.7, 0.7, 0), mode="wrap")
-    scene = rng.uniform(0.2, 0.8, channels) + 0.06 * coarse / coarse.std() + 0.02 * fine / fine.std()
+    scene = (
+        rng.uniform(0.2, 0.8, channels) + 0.06 * coarse / coarse.std() + 0.02 * fine / fine.std()
+    )
     y, x = np.mgrid[:size, :size]
     for _ in range(rng.integers(4, 9)):
         centre, half = rng.uniform(0, size, 2), rng.uniform(size / 16, size / 4, 2)
@@ -137,6 +141,7 @@ def two_layers(
 
 
 # -- suites ----------------------------------------------------------------------------------------
+
 
 class Example(NamedTuple):
     """A row of a suite, all in 8 bits; ``sharp`` is None where only the views are known."""

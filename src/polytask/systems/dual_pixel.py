@@ -403,9 +403,7 @@ class DualPixel(StagedLearner):
             weights |= dict.fromkeys(module.sides, both / 2)
             weights |= {"+".join(module.sides): sums, "-".join(module.sides): differences}
         pictures = [t.name for t in module.tasks.values() if isinstance(t.kind, Picture)]
-        return weights | {
-            f"{t} as input": copy for t in pictures if copy and t not in self.sides
-        }
+        return weights | {f"{t} as input": copy for t in pictures if copy and t not in self.sides}
 
     def restore(self, picture: Any, tasks: Sequence[str] | None = None) -> dict[str, NDArray]:
         """One picture at its own size, whatever size it was trained at: task -> ``[C, H, W]``.
