@@ -1,13 +1,13 @@
 """Dual-pixel views: what the left and the right half of a lens make of a scene out of focus.
 
 Source: the imaging model of Abuolaim, Afifi, Brown, "Improving Single-Image Defocus Deblurring",
-    WACV 2022, arXiv 2108.05251: each pixel of a dual-pixel sensor has two halves, each of which sees
-    the scene through one half of the aperture.
+    WACV 2022, arXiv 2108.05251: each pixel of a dual-pixel sensor has two halves, which see the
+    scene through one half of the aperture each.
 
 A point out of focus becomes a disc of radius ``|r|`` pixels in the ordinary picture, the left half
 of that disc in one view and the right half in the other. The sign of r says on which side of the
-focal plane the point lies: halves are swapped for r < 0. So ``combined = (left + right) / 2`` exactly
-and ``left - right`` tells signed defocus.
+focal plane the point lies: halves are swapped for r < 0. So ``combined = (left + right) / 2``
+exactly, and ``left - right`` tells signed defocus.
 
 Pictures are ``[H, W, C]``; brightness is float64 in [0, 1] unless it says uint8.
 """
@@ -104,7 +104,7 @@ def as_bytes(capture: Capture) -> Capture:
 
 
 def textured(rng: np.random.Generator, size: int, channels: int = 3) -> Picture:
-    """A random scene ``[size, size, channels]``: smooth and fine texture, shapes with hard edges."""
+    """A random scene ``[size, size, channels]``: smooth and fine texture, hard-edged shapes."""
     coarse = ndimage.gaussian_filter(
         rng.normal(size=(size, size, channels)), (4, 4, 0), mode="wrap"
     )
