@@ -88,11 +88,27 @@ def _parser() -> argparse.ArgumentParser:
     fit.set_defaults(run=_fit, overrides=[])
 
     predict = commands.add_parser("predict", help="predict the rows of a file with a saved model")
-    predict.add_argument("model", help="folder that 'polytask fit' wrote")
-    predict.add_argument("file", help="table with the input columns")
+    predict.add_argument("model", help="folder that 'polytask fit' or 'polytask export' wrote")
+    predict.add_argument("file", help="table with the input columns; a picture or a folder of them")
     predict.add_argument("--tasks", help="some of the tasks, comma-separated")
-    predict.add_argument("--out", help="CSV file (default: standard output)")
+    predict.add_argument("--out", help="CSV file (default: standard output); of maps, a folder")
     predict.set_defaults(run=_predict)
+
+    export = commands.add_parser("export", help="write a saved model as one ONNX file")
+    export.add_argument("model", help="folder that 'polytask fit' wrote")
+    export.add_argument("--out", required=True, help="folder of the ONNX file")
+    export.add_argument("--tasks", help="some of the tasks, comma-separated")
+    export.add_argument("--int8", action="store_true", help="quantise, judged on --data")
+    export.add_argument("--data", dest="suite", help="suite whose validation part judges int8")
+    _suite_options(export)
+    export.set_defaults(run=_export)
+
+    show = commands.add_parser("show", help="a page about a saved model, with example predictions")
+    show.add_argument("model", help="folder that 'polytask fit' wrote")
+    _suite_arguments(show)
+    show.add_argument("--examples", type=int, default=8, help="rows that are shown")
+    show.add_argument("--out", default="model.html", help="the page")
+    show.set_defaults(run=_show)
 
     stream = commands.add_parser(
         "stream", help="learners of streams on a table in its order: test, then train"
@@ -121,8 +137,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
     parser.add_argument(
-        "suite", help="'flights', a table file, or a YAML file that names one", **how_many
+        "suite",
+        help="'flights', a table file, a folder of pictures, or a YAML file that names one",
+        **how_many,
     )
+    _suite_options(parser)
+
+
+def _suite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", help="target columns, comma-separated")
     parser.add_argument("--split", help="random[:SEED], time:COLUMN, group:COLUMN, column:COLUMN")
     parser.add_argument("--exclude", help="columns that are not inputs, comma-separated")
@@ -136,10 +158,11 @@ def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from polytask.comparing.compare import budget, compare
+    from polytask.comparing.compare import Plan, budget, compare
 
-    plan = _plan(arguments)
+    given = _plan(arguments)
     suite = open_suite(arguments)
+    plan = Plan.suited(suite, **given)
     plan = replace(plan, settings={**budget(suite), **plan.settings})
     if arguments.print_config:
         _print_yaml({"suite": suite.describe(), "plan": vars(plan)})
@@ -156,8 +179,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(arguments: argparse.Namespace) -> Any:
-    from polytask.comparing.compare import Plan
+def _plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the plan."""
     from polytask.config import assignment
 
     given: dict[str, Any] = {}
@@ -172,7 +195,7 @@ def _plan(arguments: argparse.Namespace) -> Any:
     given["tuning"] = dict(_tuning(text) for text in arguments.tune or ())
     given["settings"] = dict(assignment(text) for text in arguments.overrides)
     given["transfer"] = False if arguments.no_transfer else None
-    return Plan(**given)
+    return given
 
 
 def _tuning(text: str) -> tuple[str, list[Any]]:
@@ -244,21 +267,22 @@ def _merged(data: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import pyarrow as pa
     import pyarrow.csv as pv
 
-    from polytask.lifecycle.saved import load
+    from polytask.comparing import answers
 
-    folder = Path(arguments.model)
-    learner = load(folder / "model" if (folder / "model").is_dir() else folder)
+    learner = _opened(arguments.model)
     tasks = _names(arguments.tasks) if arguments.tasks else None
-    columns = {}
-    for task, decoded in learner.predict(arguments.file, tasks).items():
-        kind = learner.processor_.task(task).kind
-        columns[task] = pa.array(kind.answer(decoded).tolist())
-        for i, label in enumerate(getattr(kind, "classes", ())):
-            columns[f"{task}={label}"] = pa.array(decoded[:, i])
-    table = pa.table(columns)
+    every = [task.name for task in learner.processor_.tasks]
+    asked = [learner.processor_.task(name) for name in tasks or every]
+    if any(task.kind.dense for task in asked):
+        if not arguments.out:
+            raise InputError("answers that are maps are written to a folder: give --out FOLDER")
+        out = _writable(arguments.out)
+        rows = answers.write(learner, arguments.file, out, tasks)
+        print(f"wrote predictions.csv and the maps of {rows} pictures to {out}")
+        return 0
+    table = answers.table(learner, arguments.file, tasks)
     if arguments.out:
         out = Path(arguments.out)
         _writable(str(out.parent))
@@ -266,6 +290,44 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(f"wrote {table.num_rows} rows to {out}")
     else:
         pv.write_csv(table, sys.stdout.buffer)
+    return 0
+
+
+def _opened(model: str) -> Any:
+    """The learner that ``fit`` saved in a folder, or the session that ``export`` wrote."""
+    from polytask.lifecycle.export import is_export, load_session
+    from polytask.lifecycle.saved import load
+
+    folder = Path(model)
+    if is_export(folder):
+        return load_session(folder)
+    return load(folder / "model" if (folder / "model").is_dir() else folder)
+
+
+# -- export and show -------------------------------------------------------------------------------
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from polytask.lifecycle.export import export
+
+    learner = _opened(arguments.model)
+    suite = open_suite(arguments) if arguments.suite else None
+    tasks = _names(arguments.tasks) if arguments.tasks else None
+    told = export(learner, arguments.out, tasks=tasks, int8=arguments.int8, suite=suite)
+    print(json.dumps(told, indent=1, default=str) if isinstance(told, dict) else told)
+    print(f"wrote {arguments.out}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from polytask.comparing.gallery import gallery
+
+    out = Path(arguments.out)
+    _writable(str(out.parent))
+    learner = _opened(arguments.model)
+    page = gallery(learner, open_suite(arguments), examples=arguments.examples)
+    out.write_text(page, encoding="utf-8")
+    print(f"wrote {out}")
     return 0
 
 
@@ -386,6 +448,9 @@ _SUITE_KEYS: dict[str, tuple[Any, ...]] = {
     "exclude": (list, dict),
     "inputs": (dict,),
     "by": (str,),
+    "size": (list,),
+    "unreadable": (str,),
+    "images": (str,),
     "name": (str,),
     "about": (str,),
     "notes": (list,),
@@ -421,7 +486,9 @@ def open_suite(arguments: argparse.Namespace) -> Any:
         described["exclude"] = _names(arguments.exclude)
     if arguments.by:
         described["by"] = arguments.by
-    return Suite.from_table(described.pop("data"), described.pop("targets"), **described)
+    data = described.pop("data")
+    build = Suite.from_folder if Path(data).is_dir() else Suite.from_table
+    return build(data, described.pop("targets"), **described)
 
 
 def _suite_yaml(path: str) -> dict[str, Any]:

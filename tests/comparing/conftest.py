@@ -1,5 +1,9 @@
 """A synthetic but realistic report, drawn from a seed; the numbers agree with each other."""
 
+import json
+import os
+import shutil
+
 import numpy as np
 import pytest
 
@@ -181,3 +185,95 @@ def crowded() -> dict:
         for i, n in enumerate(names)
     ]
     return draw(seed=1, tasks=tasks, methods=METHODS + more)
+
+
+# -- pages in a real Chromium ----------------------------------------------------------------------
+
+# The text elements whose contrast to what lies behind them is below the 4.5 of WCAG AA. Behind a
+# text lie the backgrounds of its ancestors; drawings take their text colour from `fill`.
+WEAK_TEXT = """
+const parse = c => { const n = c.match(/[\\d.]+/g).map(Number);
+  const k = c.startsWith('color(') ? 255 : 1;
+  return [n[0] * k, n[1] * k, n[2] * k, n.length > 3 ? n[3] : 1]; };
+const over = (top, under) => under.map((u, i) => i < 3 ? top[i] * top[3] + u * (1 - top[3]) : 1);
+const light = c => { const [r, g, b] = c.slice(0, 3).map(v => (v /= 255) <= 0.03928
+  ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+const behind = e => { if (!e) return [255, 255, 255, 1];
+  const style = getComputedStyle(e);
+  const c = over(parse(style.backgroundColor), behind(e.parentElement));
+  const shade = style.backgroundImage.match(/(rgba?|color)\\([^)]*\\)/);
+  return shade ? over(parse(shade[0]), c) : c; };
+const weak = [];
+for (const e of document.querySelectorAll('body *')) {
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || !e.getClientRects().length) continue;
+  const inside = e.ownerSVGElement, style = getComputedStyle(e);
+  if (inside && inside.closest('#cost') && /^\\d+$/.test(e.textContent)) continue;  // on a disc
+  const a = light(parse(inside ? style.fill : style.color)), b = light(behind(inside || e));
+  const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (contrast < 4.5) weak.push([e.textContent.trim().slice(0, 40), contrast.toFixed(2)]);
+}
+return weak;
+"""
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium, or a reason why there is none."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        reason = "needs chromium and chromedriver on the PATH"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    os.environ["SE_OFFLINE"] = "true"
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
+                     "--no-first-run", "--disable-background-networking", "--disable-sync",
+                     "--disable-component-update", "--disable-dev-shm-usage",
+                     f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def look(browser):
+    """Set the width of the window and the colour scheme."""
+
+    def look(width, scheme):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    yield look
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture
+def weak_text(browser):
+    """List the text that is hard to read on the page that is open."""
+    return lambda: browser.execute_script(WEAK_TEXT)
+
+
+@pytest.fixture
+def requests(browser):
+    """Load the page that is open once more; the addresses it asks for."""
+
+    def requests():
+        browser.get_log("performance"), browser.get_log("browser")
+        browser.refresh()
+        messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+        return [
+            message["params"]["request"]["url"]
+            for message in messages
+            if message["method"] == "Network.requestWillBeSent"
+        ]
+
+    return requests

@@ -348,7 +348,7 @@ def test_lower_is_better_where_the_metric_says_so(
 
     def planted(run: Run, suite: Suite, threads: int | None = None) -> dict[str, Any]:
         value = 4.0 if way(run) == "sum" else 5.0
-        metrics = ("rmse", "ev", "mae", "auroc", "accuracy", "log_loss")
+        metrics = ("rmse", "ev", "mae", "auroc", "accuracy", "log_loss", "f1", "kappa")
         parts = {t: dict.fromkeys(metrics, value) for t in run.tasks}
         costs = dict.fromkeys(
             ("parameters", "train_seconds", "latency_ms_per_1000_rows", "memory_mb"), 1.0
@@ -406,7 +406,14 @@ def test_a_reference_near_zero_is_judged_by_the_next_metric(
 
     def planted(run: Run, suite: Suite, threads: int | None = None) -> dict[str, Any]:
         better = 0.8 if way(run) == "sum" else 1.0
-        scores = {"mae": 4.0, "auroc": 0.7, "accuracy": 0.7, "log_loss": 0.5}
+        scores = {
+            "mae": 4.0,
+            "auroc": 0.7,
+            "accuracy": 0.7,
+            "log_loss": 0.5,
+            "f1": 0.6,
+            "kappa": 0.4,
+        }
         parts = {t: {**scores, "ev": fake["ev"], "rmse": fake["rmse"] * better} for t in run.tasks}
         costs = ("parameters", "train_seconds", "latency_ms_per_1000_rows", "memory_mb")
         return {"validation": parts, "test": parts, "history": [], **dict.fromkeys(costs, 1.0)}

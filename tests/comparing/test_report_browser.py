@@ -1,9 +1,5 @@
 """The page of a report in a real Chromium: layout, colours, contrast, no network, no script."""
 
-import json
-import os
-import shutil
-
 import pytest
 
 from polytask.comparing.report import Report
@@ -13,78 +9,19 @@ pytestmark = pytest.mark.browser
 
 LIGHT, DARK = "light", "dark"
 
-# The text elements whose contrast to what lies behind them is below the 4.5 of WCAG AA. Behind a
-# text lie the backgrounds of its ancestors; drawings take their text colour from `fill`.
-WEAK_TEXT = """
-const parse = c => { const n = c.match(/[\\d.]+/g).map(Number);
-  const k = c.startsWith('color(') ? 255 : 1;
-  return [n[0] * k, n[1] * k, n[2] * k, n.length > 3 ? n[3] : 1]; };
-const over = (top, under) => under.map((u, i) => i < 3 ? top[i] * top[3] + u * (1 - top[3]) : 1);
-const light = c => { const [r, g, b] = c.slice(0, 3).map(v => (v /= 255) <= 0.03928
-  ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-const behind = e => { if (!e) return [255, 255, 255, 1];
-  const style = getComputedStyle(e);
-  const c = over(parse(style.backgroundColor), behind(e.parentElement));
-  const shade = style.backgroundImage.match(/(rgba?|color)\\([^)]*\\)/);
-  return shade ? over(parse(shade[0]), c) : c; };
-const weak = [];
-for (const e of document.querySelectorAll('body *')) {
-  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-  if (!own || !e.getClientRects().length) continue;
-  const inside = e.ownerSVGElement, style = getComputedStyle(e);
-  if (inside && inside.closest('#cost') && /^\\d+$/.test(e.textContent)) continue;  // on a disc
-  const a = light(parse(inside ? style.fill : style.color)), b = light(behind(inside || e));
-  const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  if (contrast < 4.5) weak.push([e.textContent.trim().slice(0, 40), contrast.toFixed(2)]);
-}
-return weak;
-"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        reason = "needs chromium and chromedriver on the PATH"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    os.environ["SE_OFFLINE"] = "true"
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
-                     "--no-first-run", "--disable-background-networking", "--disable-sync",
-                     "--disable-component-update", "--disable-dev-shm-usage",
-                     f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
 
 @pytest.fixture
-def show(browser, tmp_path):
+def show(browser, look, tmp_path):
     """Open the page of a report at a width and in a colour scheme."""
 
     def show(data, width=1280, scheme=LIGHT):
         path = tmp_path / "report.html"
         Report(data).to_html(path)
-        look(browser, width, scheme)
+        look(width, scheme)
         browser.get(path.as_uri())
         return browser
 
-    yield show
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def look(browser, width, scheme):
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    return show
 
 
 def color(browser, selector, kind="color"):
@@ -94,7 +31,7 @@ def color(browser, selector, kind="color"):
 
 
 @pytest.mark.parametrize("case", ["share", "apart", "long", "crowded"])
-def test_the_page_never_scrolls_sideways(show, draw_report, crowded, case):
+def test_the_page_never_scrolls_sideways(show, look, draw_report, crowded, case):
     data = {
         "share": draw_report(),
         "apart": draw_report(share=False),
@@ -103,7 +40,7 @@ def test_the_page_never_scrolls_sideways(show, draw_report, crowded, case):
     }[case]
     page = show(data)
     for width in (1280, 740, 360, 320):
-        look(page, width, LIGHT)
+        look(width, LIGHT)
         inner, content = page.execute_script(
             "return [innerWidth, document.documentElement.scrollWidth]"
         )
@@ -137,42 +74,35 @@ def test_every_drawing_is_seen_once_and_its_text_can_be_read(show, draw_report, 
     assert smallest >= 9.5
 
 
-def test_light_and_dark_differ(show, draw_report):
+def test_light_and_dark_differ(show, look, draw_report):
     page = show(draw_report())
     probes = [("body", "backgroundColor"), ("body", "color"), ("h1", "color"),
               ("tr.chosen th", "color"), ("#curves figure svg text", "fill"),
               ("#cost .wide svg text", "fill"), (".bar", "backgroundColor")]  # fmt: skip
     light = [color(page, *probe) for probe in probes]
-    look(page, 1280, DARK)
+    look(1280, DARK)
     dark = [color(page, *probe) for probe in probes]
     assert all(a != b for a, b in zip(light, dark, strict=True))
 
 
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
-def test_all_text_has_contrast(show, draw_report, scheme):
+def test_all_text_has_contrast(show, weak_text, draw_report, scheme):
     page = show(draw_report(seed=3), scheme=scheme)
     page.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
-    assert page.execute_script(WEAK_TEXT) == []
+    assert weak_text() == []
 
 
-def test_the_contrast_probe_can_fail(show, draw_report):
+def test_the_contrast_probe_can_fail(show, weak_text, draw_report):
     page = show(draw_report())
     page.execute_script("document.querySelector('h1').style.color = '#ddd'")
-    assert [text for text, _ in page.execute_script(WEAK_TEXT)] == ["Share one model"]
+    assert [text for text, _ in weak_text()] == ["Share one model"]
 
 
-def test_no_request_and_no_complaint(show, crowded):
+def test_no_request_and_no_complaint(show, requests, crowded):
     page = show(crowded)
-    page.get_log("performance"), page.get_log("browser")
-    page.refresh()
-    requests = [
-        message["params"]["request"]["url"]
-        for entry in page.get_log("performance")
-        if (message := json.loads(entry["message"])["message"])["method"]
-        == "Network.requestWillBeSent"
-    ]
-    assert [url for url in requests if url.startswith("file:")]
-    assert not [url for url in requests if not url.startswith(("file:", "data:"))]
+    urls = requests()
+    assert [url for url in urls if url.startswith("file:")]
+    assert not [url for url in urls if not url.startswith(("file:", "data:"))]
     assert page.get_log("browser") == []
 
 

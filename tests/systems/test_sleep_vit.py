@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from polytask.data import Processor, Suite
 from polytask.errors import InputError
-from polytask.systems.sleep_vit import SleepViT, focal_loss, scaled
+from polytask.systems.sleep_vit import SleepViT, focal_loss
 from polytask.testing import check_system
 from polytask.training import Training
 
@@ -76,25 +76,6 @@ def test_it_learns(fitted):
     scores = fitted.score(signal_suite())
     assert scores["stage"]["accuracy"] > 0.8
     assert scores["level"]["ev"] > 0.7
-
-
-@pytest.mark.parametrize("scale", ["zscore", "minmax"])
-def test_gain_and_offset_of_a_channel_do_not_matter(scale):
-    torch.manual_seed(0)
-    x = torch.randn(4, 3, 50)
-    moved = x * torch.tensor([3.0, 0.5, 7.0])[:, None] + torch.tensor([1.0, -4.0, 0.0])[:, None]
-    torch.testing.assert_close(scaled(moved, scale), scaled(x, scale), atol=1e-4, rtol=0)
-
-
-def test_scales_are_what_they_say():
-    x = torch.randn(4, 3, 50) * 5 + 2
-    z, unit = scaled(x, "zscore"), scaled(x, "minmax")
-    torch.testing.assert_close(z.mean(-1), torch.zeros(4, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(z.std(-1, unbiased=False), torch.ones(4, 3))
-    assert (unit.amin(-1) == 0).all()
-    torch.testing.assert_close(unit.amax(-1), torch.ones(4, 3))
-    assert scaled(x, "none") is x
-    assert (scaled(torch.full((1, 1, 9), 3.0), "zscore").abs() < 1e-6).all()
 
 
 def test_the_other_layout_is_the_same_model(fitted, rows):
@@ -169,6 +150,19 @@ def test_focal_tasks_have_the_focal_loss_and_the_others_their_own():
     torch.testing.assert_close(after["still"], before["still"])
 
 
+def test_a_weight_multiplies_the_loss_whichever_it_is():
+    processor = Processor.fit(signal_suite())
+    batch = processor.encode(signal_suite(), "train")
+    plain = tiny(focal=("stage",)).build(processor).eval()
+    heavy = tiny(focal=("stage",), weights=("stage=2.0", "still=3", "no such task=9")).build(
+        processor
+    )
+    heavy.load_state_dict(plain.state_dict())
+    before, after = plain.losses(batch), heavy.eval().losses(batch)
+    for task, factor in {"stage": 2.0, "still": 3.0, "level": 1.0}.items():
+        torch.testing.assert_close(after[task], factor * before[task])
+
+
 def test_without_weight_a_task_teaches_nothing():
     both = tiny(epochs=1, weights=("still=0", "level=0")).fit(signal_suite())
     alone = tiny(epochs=1).fit(signal_suite().only("stage"))
@@ -203,9 +197,10 @@ def test_plain_attention_is_the_cls_row_of_the_block_asked_for(fitted, rows):
 
 
 def test_gradient_attention_is_about_its_task(fitted, rows):
-    curves = [fitted.attention(rows, task, "gradient") for task in ("stage", "still", "level")]
+    curves = [fitted.attention(rows, task) for task in ("stage", "still", "level")]
     assert np.abs(curves[0] - curves[1]).max() > 1e-3
     assert np.abs(curves[0] - curves[2]).max() > 1e-3
+    np.testing.assert_array_equal(curves[0], fitted.attention(rows, "stage", "gradient"))
 
 
 @pytest.mark.parametrize(
@@ -247,8 +242,8 @@ def test_minmax_refuses_a_constant_channel_wherever_it_is():
         ({"layout": "CL"}, "26 channels of 3 samples; set layout='LC'"),
         ({"layout": "BCL"}, "layout is 'BCL'"),
         ({"scale": "z"}, "scale is 'z'"),
-        ({"weights": ("disorder",)}, "'disorder' is not TASK=NUMBER"),
-        ({"weights": ("stage=-1",)}, "'stage=-1' is not TASK=NUMBER"),
+        ({"weights": ("disorder",)}, "'disorder' is not of the form task=number"),
+        ({"weights": ("stage=-1",)}, "'stage=-1' must be at least 0"),
         ({"focal": ("level",)}, "'level'.* is no classification"),
         ({"survival": 2.0}, "survival in"),
     ],

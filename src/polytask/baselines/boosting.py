@@ -74,7 +74,7 @@ class _Booster(FittedMixin):
 
     def validate(self, suite: Suite) -> None:
         """Refuse, before anything is fitted, data that cannot be fitted."""
-        suite.validate()
+        super().validate(suite)
 
     def _fit(self, train: Batch, validation: Batch) -> dict[str, str]:
         """Boosters as text (JSON or LightGBM's own), by task or under one name."""

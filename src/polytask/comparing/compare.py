@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from polytask.catalogue import load_system
 from polytask.comparing.report import Report, gain, interval, undefined_gain
@@ -89,6 +89,14 @@ class Plan:
     tuning: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     transfer: bool | None = None
 
+    @classmethod
+    def suited(cls, suite: Suite, **given: Any) -> Self:
+        """The plan for a suite's inputs; what is given stands."""
+        if suite.pictures:
+            given = {"learners": ("weedsense",), "rivals": ("segformer",), **given}
+            given = {"balancers": ("uw",), **given}
+        return cls(**given)
+
     def methods(self) -> list[Method]:
         """All rows, the reference first."""
         rows = []
@@ -109,6 +117,8 @@ class Plan:
 def budget(suite: Suite) -> dict[str, Any]:
     """Training settings that fit the number of rows; the same for every neural learner."""
     rows = len(suite.splits["train"])
+    if suite.pictures:
+        return {"training.batch": 8, "training.epochs": 30, "training.patience": 6}
     batch = 2 ** round(math.log2(min(2048, max(32, rows / 60))))
     return {"training.batch": batch, "training.epochs": 30, "training.patience": 4}
 
@@ -126,7 +136,7 @@ def compare(
 
     Args:
         source: a ``Suite``, or a table as ``Suite.from_table`` takes it with ``targets``.
-        plan: what is compared; the default suits a table.
+        plan: what is compared; ``Plan.suited(suite)`` unless given.
         jobs: fits at a time. None leaves it to joblib, so that the same call runs inside
             ``joblib.parallel_config(backend="dask")`` or ``"ray"`` on a cluster; -1 is all cores.
         progress: called with (fits done, fits in all, what is running).
@@ -135,7 +145,7 @@ def compare(
     started = time.perf_counter()
     suite = source if isinstance(source, Suite) else _suite(source, targets, table)
     suite.validate()
-    plan = plan or Plan()
+    plan = plan or Plan.suited(suite)
     plan = replace(plan, settings={**budget(suite), **plan.settings})
     methods = plan.methods()
     _check(plan, methods, suite)
@@ -267,14 +277,10 @@ def _grid(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _validation(board: _Board, run: Run) -> float:
-    """Mean over tasks of the signed primary metric on validation."""
+    """Mean over tasks of what their kinds call quality, on validation."""
+    kinds = {task.name: task.kind for task in board.suite.tasks}
     scores = board[run]["validation"]
-    directions = _directions(board.suite)
-    values = []
-    for task, found in scores.items():
-        metric, higher = directions[task]
-        values.append(found[metric] if higher else -found[metric])
-    return statistics.fmean(values)
+    return statistics.fmean(kinds[task].quality(found) for task, found in scores.items())
 
 
 def _directions(suite: Suite) -> dict[str, tuple[str, bool]]:

@@ -1,4 +1,4 @@
-"""Line and scatter plots of a report as inline SVG that takes its colours from the page's CSS.
+"""Line and scatter plots of a page as inline SVG that takes its colours from the page's CSS.
 
 matplotlib draws with placeholder colours; each becomes a CSS variable, so one drawing serves the
 light and the dark page. Text stays text, and names given by a user stand in the HTML around it.
@@ -7,10 +7,14 @@ light and the dark page. Text stays text, and names given by a user stand in the
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from polytask.comparing.words import MINUS
 
@@ -105,6 +109,75 @@ def cost(
     return as_svg(figure, label)
 
 
+def scatter(
+    across: Sequence[float], up: Sequence[float], names: tuple[str, str], label: str, *, equal: bool
+) -> str:
+    """Points with the line of equal values (on equal scales), or else with the line of zero."""
+    figure, axes = canvas(300, 220)
+    axes.plot(across, up, "o", markersize=4.6, color=SERIES[0], alpha=0.5, markeredgewidth=0)
+    if equal:
+        low, high = min(*across, *up), max(*across, *up)
+        axes.plot((low, high), (low, high), color=INK, linewidth=1)
+    else:
+        axes.axhline(0, color=INK, linewidth=1)
+    for axis, name in zip((axes.xaxis, axes.yaxis), names, strict=True):
+        axis.set_label_text(name, parse_math=False)  # a unit may hold any sign
+        axis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", MINUS))
+    return as_svg(figure, label)
+
+
+def signal(
+    channels: Sequence[NDArray],
+    attention: Sequence[NDArray],
+    label: str,
+    width: int,
+) -> str:
+    """Channels over samples, one under the other; below them where a model looked.
+
+    Args:
+        channels: values of each channel.
+        attention: non-negative curves over the samples from the first on, each drawn in parts of
+            its largest value; the i-th has the colour and dashes of series i.
+        label: what a screen reader says.
+        width: in CSS pixels.
+    """
+    from matplotlib.figure import Figure
+
+    rows = len(channels) + bool(attention)
+    figure = Figure(figsize=(width / 72, (66 * rows + 26) / 72), layout="constrained")
+    figure.patch.set_visible(False)
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    samples = len(channels[0])
+    for i, (axes, values) in enumerate(zip(panels, channels, strict=False), 1):
+        _bare(axes)
+        axes.plot(*_envelope(values, width // 2), color=INK, linewidth=0.8)
+        axes.set_ylabel(str(i) if len(channels) > 1 else "")
+    for i, curve in enumerate(attention):
+        axes, style = panels[-1], i % len(SERIES)
+        _bare(axes)
+        step = math.ceil(len(curve) / width)
+        places = np.arange(0, len(curve), step)
+        parts = curve[::step] / (curve.max() or 1)
+        axes.fill_between(places, parts, color=SERIES[style], alpha=0.14, linewidth=0)
+        axes.plot(places, parts, color=SERIES[style], linestyle=DASHES[style], linewidth=1.4)
+        axes.set_ylim(0, 1.05)
+        axes.set_yticks([])
+        axes.set_ylabel("attention")
+    panels[-1].set_xlim(0, samples)
+    panels[-1].set_xlabel("sample")
+    return as_svg(figure, label)
+
+
+def _envelope(values: NDArray, stretches: int) -> tuple[NDArray, NDArray]:
+    """(places, values) of a curve; a long one by the lowest and highest value of each stretch."""
+    curve = np.asarray(values, np.float64)
+    if len(curve) <= 2 * stretches:
+        return np.arange(len(curve)), curve
+    starts = np.linspace(0, len(curve), stretches, endpoint=False).astype(int)
+    low, high = np.minimum.reduceat(curve, starts), np.maximum.reduceat(curve, starts)
+    return np.repeat(starts, 2), np.stack([low, high], 1).ravel()
+
+
 def _time_ticks(axes: Axes) -> None:
     """Ticks at times people say; a narrow range falls back on plain numbers."""
     from matplotlib.ticker import FixedLocator, NullLocator
@@ -132,16 +205,22 @@ def canvas(width: int, height: int) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
     axes = figure.add_subplot()
     figure.patch.set_visible(False)
+    _bare(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure, axes
+
+
+def _bare(axes: Axes) -> None:
+    """Nothing but what is drawn, a line below and a faint grid."""
     axes.patch.set_visible(False)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelsize=11, labelcolor=MUTED)
-    axes.xaxis.label.set(color=MUTED, fontsize=11)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return figure, axes
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=MUTED, fontsize=11)
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:

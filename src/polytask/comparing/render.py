@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
-from importlib import resources
+from typing import Any
 
 from polytask.comparing.words import (
     MINUS,
@@ -43,19 +43,9 @@ POINTS = 50  # of one line
 
 def page(data: Json) -> str:
     """The report as one HTML document: no script, no font, no picture from outside."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "signed": signed, "percent": percent, "gain_range": gain_range, "number": number,
-        "count": count, "duration": duration, "date": date, "arrow": arrow,
-    }  # fmt: skip
-    source = resources.files("polytask.comparing").joinpath("template.html")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
     methods = ranked(data)
-    html = template.render(
+    return filled(
+        "template.html",
         data=data,
         sharing=SHARING,
         headline=headline(data["verdict"]),
@@ -70,7 +60,24 @@ def page(data: Json) -> str:
         curves=curves(data["suite"]["tasks"], methods),
         cost=cost_plots(methods),
     )
-    return re.sub(r"\n\s+", "\n", html)
+
+
+def filled(template: str, **values: Any) -> str:
+    """A template of this room with the numbers written as people write them."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("polytask.comparing", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "signed": signed, "percent": percent, "gain_range": gain_range, "number": number,
+        "count": count, "duration": duration, "date": date, "arrow": arrow,
+    }  # fmt: skip
+    return re.sub(r"\n\s+", "\n", environment.get_template(template).render(values))
 
 
 def bounds(gains: Sequence[Json]) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from polytask.data.files import cache_dir, cache_written
 from polytask.errors import InputError
 
 _LATENCY_ROWS = 1000
+_LATENCY_PICTURES = 16
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ def _measure(run: Run, suite: Suite) -> dict[str, Any]:
         learner.fit(part)
         seconds = time.perf_counter() - started
     rows = part.table("test")
-    rows = rows.take([i % rows.num_rows for i in range(_LATENCY_ROWS)])
+    timed = _LATENCY_PICTURES if suite.pictures else _LATENCY_ROWS
+    rows = rows.take([i % rows.num_rows for i in range(timed)])
     return {
         "validation": learner.score(part, "validation"),
         "test": learner.score(part, "test"),
         "parameters": learner.parameters_,
         "train_seconds": seconds,
-        "latency_ms_per_1000_rows": _latency(lambda: learner.predict(rows)),
+        "latency_ms_per_1000_rows": _latency(lambda: learner.predict(rows)) * 1000 / timed,
         "memory_mb": memory.peak / 2**20,
         "history": [
             {k: v for k, v in record.items() if k != "seconds"} for record in learner.history_

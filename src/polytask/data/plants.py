@@ -49,10 +49,10 @@ class Species:
 
 
 SPECIES = (
-    Species("rosette", 3.0, (15.0, 4.0), 0.6, 20.0, 2.0, (0.32, 0.58, 0.22)),
-    Species("broadleaf", 7.0, (13.0, 5.5), 0.4, 35.0, 1.5, (0.20, 0.50, 0.18)),
-    Species("lanceleaf", 10.0, (16.0, 2.5), 0.3, 50.0, 2.5, (0.42, 0.62, 0.30)),
-    Species("grass", 14.0, (26.0, 1.4), 0.2, 65.0, 1.2, (0.30, 0.60, 0.38)),
+    Species("rosette", 3.0, (22.0, 7.0), 0.6, 20.0, 2.0, (0.32, 0.58, 0.22)),
+    Species("broadleaf", 7.0, (20.0, 9.0), 0.4, 35.0, 1.5, (0.20, 0.50, 0.18)),
+    Species("lanceleaf", 10.0, (24.0, 4.5), 0.3, 50.0, 2.5, (0.42, 0.62, 0.30)),
+    Species("grass", 14.0, (36.0, 2.6), 0.2, 65.0, 1.2, (0.30, 0.60, 0.38)),
 )
 
 PLANT_TARGETS: dict[str, Any] = {
@@ -113,7 +113,7 @@ def _photograph(
         mask[inside] = kind + 1
 
     along, across, length = _local(x, y, foot, top)
-    thickness = max(0.6, 0.9 * scale * np.sqrt(height / 20))
+    thickness = max(0.7, 1.2 * scale * np.sqrt(height / 20))
     paint((np.abs(across) < thickness) & (along > 0) & (along < length), 0.8 + 0 * x, 0.8 * colour)
 
     leaves = max(2, round(2 + species.leaves * week + rng.uniform(-0.5, 0.5)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from polytask.data.batch import Batch
 from polytask.data.files import read_table
 from polytask.data.lazy import Lazy
-from polytask.data.pictures import listed, shape
+from polytask.data.pictures import listed, resolved, shape
 from polytask.data.suite import Suite, as_numbers, expand_moment
 from polytask.errors import InputError, nearest
 from polytask.tasks import Task
@@ -179,11 +180,8 @@ class Processor:
         raise InputError(f"task {name!r} is not one of this model's tasks{nearest(name, names)}")
 
     def inputs(self, source: Any) -> Batch:
-        """Encode rows without labels (a file, table, data frame or dict).
-
-        A model of one picture also takes a picture file, or a folder of them.
-        """
-        table = self._listed(source) or read_table(source)
+        """Encode rows without labels, of anything that ``table`` reads."""
+        table = self.table(source)
         columns = _derived(table, self.input_names)
         for name in self.input_names:
             if name not in columns:
@@ -224,10 +222,20 @@ class Processor:
             blank=lambda first: np.full_like(first, kind.blank),
         )
 
-    def _listed(self, source: Any) -> pa.Table | None:
-        if len(self.pictures) != 1 or not isinstance(source, str | os.PathLike):
-            return None
-        return listed(source, next(iter(self.pictures)))
+    def table(self, source: Any) -> pa.Table:
+        """A file, table, data frame or dict as a table, for predictions.
+
+        A model of one picture also takes a picture file, or a folder of them. Paths in a table
+        file are seen from its folder.
+        """
+        if not self.pictures or not isinstance(source, str | os.PathLike):
+            return read_table(source)
+        found = listed(source, next(iter(self.pictures))) if len(self.pictures) == 1 else None
+        if found is not None:
+            return found
+        rows = read_table(source)
+        names = [name for name in self.pictures if name in rows.column_names]
+        return resolved(rows, names, Path(source).parent)
 
     def _encode(self, columns: Mapping[str, pa.ChunkedArray]) -> dict[str, Any]:
         # Filled column by column: the float64 copy that Arrow hands out lives for one column only.

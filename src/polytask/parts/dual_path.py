@@ -104,13 +104,13 @@ class UniversalInvertedBottleneck(nn.Module):
         if end:
             layers.append(depthwise(outputs, end, not (start or middle), act=False))
         self.layers = nn.Sequential(*layers)
-        self.gamma = None if gamma is None else nn.Parameter(torch.full((outputs, 1, 1), gamma))
+        self.gamma = None if gamma is None else nn.Parameter(torch.full((outputs,), gamma))
         self.skips = stride == 1 and channels == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.layers(x)
         if self.gamma is not None:
-            out = self.gamma * out
+            out = self.gamma.view(-1, 1, 1) * out
         return x + out if self.skips else out
 
 

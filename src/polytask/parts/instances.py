@@ -336,7 +336,7 @@ class StreamLearner(FittedMixin):
 
     def validate(self, suite: Suite) -> None:
         """Refuse, before anything is fitted, a suite that is not of classifications."""
-        suite.validate()
+        super().validate(suite)
         for task in suite.tasks:
             if not isinstance(task.kind, Classification):
                 raise InputError(f"task {task.name!r} is a {task.kind.name}; {self.id} classifies")

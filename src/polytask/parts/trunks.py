@@ -15,22 +15,27 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from polytask.config import parse_call
+from polytask.config import amounts, parse_call
 from polytask.data import Processor
 from polytask.errors import InputError
 from polytask.parts.dense import IMAGENET_MEAN, IMAGENET_STD, Normalise, padded
+from polytask.parts.dual_path import DualPath
 from polytask.parts.vit import Encoder, Patches2d, Tokens
+from polytask.tasks import Task
 from polytask.training import NeuralLearner
+
+# Loss weights by kind in the framework of InvPT, TaskPrompter and TaskExpert.
+DENSE_WEIGHTS = {"segmentation": 1.0, "saliency": 5.0, "edges": 50.0, "normals": 10.0, "map": 1.0}
 
 _PROBE = 224  # pixels; whole cells of patches of 14 and 16 and of strides up to 32
 
@@ -167,10 +172,24 @@ class TrunkLearner(NeuralLearner):
     Attributes:
         trunk: what ``as_trunk`` reads.
         taps: which maps of the trunk are used; its own choice if empty.
+        weights: of losses, as ``"task=2.0"``; a task not named has its kind's, which is 1 if
+            ``kind_weights`` says nothing of it.
     """
 
     trunk: str = "vit_b16"
     taps: tuple[int, ...] = ()
+    weights: tuple[str, ...] = ()
+
+    reads_pictures: ClassVar[bool] = True
+    kind_weights: ClassVar[Mapping[str, float]] = {}
+
+    def loss_weights(self, tasks: Iterable[Task]) -> dict[str, float]:
+        """What every task's loss is multiplied by, before a balancer sees it."""
+        found = {task.name: self.kind_weights.get(task.kind.name, 1.0) for task in tasks}
+        for task, weight in amounts(self.weights, "weights", above_zero=True).items():
+            if task in found:  # the same settings fit a suite of fewer tasks
+                found[task] = weight
+        return found
 
     def save_pretrained(self, folder: Any) -> None:
         """As every learner; the trunk's architecture is written out, so no hub is asked later."""
@@ -227,16 +246,13 @@ def _mit(
         num_attention_heads=list(heads),
         drop_path_rate=drop_path,
     )
-    statistics = Normalise.for_channels(picture.channels)
-    mean, std = statistics.mean.flatten().tolist(), statistics.std.flatten().tolist()
+    mean, std = _usual_statistics(picture.channels)
     return _assembled(config, {"name": "mit", "taps": list(taps), "mean": mean, "std": std}, None)
 
 
 def _dual_path(picture: Picture, taps: Sequence[int], **settings: Any) -> nn.Module:
     if taps:
         raise InputError("trunk 'dual_path' has no taps to choose from: leave taps empty")
-    from polytask.parts.dual_path import DualPath
-
     return DualPath(picture.channels, **settings)
 
 
@@ -380,10 +396,16 @@ def _statistics(name: str, channels: int) -> tuple[list[float], list[float]]:
         said, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
         said = {}
-    mean, std = said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
-    if len(mean) != channels:
-        mean, std = [0.5] * channels, [0.25] * channels
+    mean, std = said.get("image_mean"), said.get("image_std")
+    if mean is None or std is None or len(mean) != channels:
+        return _usual_statistics(channels)
     return list(mean), list(std)
+
+
+def _usual_statistics(channels: int) -> tuple[list[float], list[float]]:
+    if channels == 3:
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
+    return [0.5] * channels, [0.25] * channels
 
 
 def _first_sentence(error: Exception) -> str:

@@ -648,7 +648,7 @@ class RMTGB(FittedMixin, Boosting):
 
     def validate(self, suite: Suite) -> None:
         """Refuse, before anything is fitted, data and settings that cannot be fitted."""
-        suite.validate()
+        super().validate(suite)
         self.check()
         kinds = sorted({t.kind.name for t in suite.tasks})
         if len(kinds) > 1:

@@ -4,7 +4,7 @@ Source: Kazemi et al., "Multimodal Sleep Stage and Sleep Apnea Classification Us
     Transformer: A Multitask Explainable Learning Approach", EMBC 2025, arXiv 2502.17486.
 Year: 2025
 Domain: signals
-Parts: vit, saliency, heads
+Parts: vit, signals, saliency, heads
 For: windows of several channels with labels per window; shows which moments an answer rests on
 Idea: patches of all channels together become tokens; one transformer and one dense layer serve all
     tasks; the attention of its cls token is the explanation.
@@ -28,7 +28,7 @@ Differs from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -37,40 +37,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polytask.config import amounts
 from polytask.data import Batch, Processor, Suite
 from polytask.errors import InputError, nearest
 from polytask.parts import saliency
 from polytask.parts.heads import Heads
+from polytask.parts.signals import Signal, SignalLearner
 from polytask.parts.vit import Encoder, Patches1d, Scaling, Tokens
 from polytask.tasks import Classification, Task
-from polytask.training import MultiTaskModule, NeuralLearner, Training
+from polytask.training import MultiTaskModule, Training
 
-Scale = Literal["zscore", "minmax", "none"]
-Layout = Literal["LC", "CL"]
 Method = Literal["plain", "gradient", "rollout"]
 
 _EXPLAINED_ROWS = 64  # per pass: the attention of all blocks is kept at once
-
-
-def channels_first(x: Tensor, layout: Layout) -> Tensor:
-    """A batch [B, L], [B, L, C] or [B, C, L] as [B, C, L]."""
-    if x.ndim == 2:
-        return x.unsqueeze(1)
-    return x.transpose(1, 2) if layout == "LC" else x
-
-
-def scaled(x: Tensor, scale: Scale) -> Tensor:
-    """Each row and channel of ``[B, C, L]`` on its own: z-score, to [0, 1], or as it is.
-
-    A constant channel becomes 0.
-    """
-    if scale == "zscore":
-        centred = x - x.mean(-1, keepdim=True)
-        return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
-    if scale == "minmax":
-        low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
-        return (x - low) / (high - low).clamp(min=1e-6)
-    return x
 
 
 def focal_loss(
@@ -99,14 +78,17 @@ class SleepViTNet(MultiTaskModule):
     def __init__(self, spec: Processor, config: SleepViT) -> None:
         super().__init__(spec.tasks)
         for task in spec.tasks:
-            if getattr(task.kind, "dense", False):
+            if task.kind.dense:
                 raise InputError(f"{task} is a map; sleep_vit answers one value per window")
         self.config = config
-        self.column, channels, length = signal_column(spec, config.layout)
+        self.signal = Signal.of(spec, config.layout, config.scale)
+        patches = Patches1d(self.signal.channels, config.width, config.patch)
         try:
-            self.tokens = Tokens(Patches1d(channels, config.width, config.patch), (length,))
+            self.tokens = Tokens(patches, (self.signal.samples,))
         except InputError as error:
-            raise InputError(f"column {self.column!r}: {error}; set a smaller patch") from None
+            raise InputError(
+                f"column {self.signal.column!r}: {error}; set a smaller patch"
+            ) from None
         self.encoder = Encoder(
             config.width,
             config.depth,
@@ -120,13 +102,11 @@ class SleepViTNet(MultiTaskModule):
         )
         self.dense = nn.Sequential(nn.Linear(config.width, config.dense), nn.GELU())
         self.heads = Heads({t.name: nn.Linear(config.dense, t.kind.outputs) for t in spec.tasks})
-        told = parsed_weights(config.weights)
-        self.weights = {name: told[name] for name in self.tasks if name in told}
+        self.weights = amounts(config.weights, "weights")
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
         """Signals to tokens ``[B, 1 + P, width]``."""
-        x = channels_first(inputs[self.column], self.config.layout)
-        return self.tokens(scaled(x, self.config.scale))
+        return self.tokens(self.signal(inputs))
 
     def read(self, tokens: Tensor) -> Tensor:
         """Tokens, of which some may have been taken out, to the shared feature ``[B, dense]``."""
@@ -144,7 +124,8 @@ class SleepViTNet(MultiTaskModule):
         for task in losses.keys() & set(self.config.focal):
             output = self.answer(representation, task).float()
             labels = batch.targets[task], batch.masks[task]
-            losses[task] = focal_loss(output, *labels, alpha, gamma)
+            loss = focal_loss(output, *labels, alpha, gamma)
+            losses[task] = loss * self.weights.get(task, 1.0)
         return losses
 
     def relevance(
@@ -162,27 +143,6 @@ class SleepViTNet(MultiTaskModule):
         return saliency.of_gradient(weights[block], gradient)
 
 
-def signal_column(spec: Processor, layout: Layout) -> tuple[str, int, int]:
-    """Name, channels and samples of the one signal a suite has; InputError if there is another."""
-    signals = {name: a.shape for name, a in spec.arrays.items() if len(a.shape) in (1, 2)}
-    others = [name for name in spec.input_names if name not in signals]
-    if len(signals) != 1 or others:
-        found = ", ".join(repr(name) for name in (*signals, *others))
-        raise InputError(
-            f"sleep_vit reads exactly one column of arrays [samples, channels] and nothing else; "
-            f"this suite has {found}: exclude what is not the signal"
-        )
-    ((name, shape),) = signals.items()
-    samples, channels = (*shape, 1)[:2] if layout == "LC" or len(shape) == 1 else shape[::-1]
-    if channels > samples:
-        other = "CL" if layout == "LC" else "LC"
-        raise InputError(
-            f"column {name!r} read as layout {layout!r} has {channels} channels of {samples} "
-            f"samples; set layout={other!r} if it is the other way round"
-        )
-    return name, channels, samples
-
-
 def predicted_logit(output: Tensor, task: Task) -> Tensor:
     """Sum over rows of the logit of the class that each row is given; of numbers, the output."""
     if isinstance(task.kind, Classification):
@@ -190,22 +150,8 @@ def predicted_logit(output: Tensor, task: Task) -> Tensor:
     return output.sum()
 
 
-def parsed_weights(weights: Sequence[str]) -> dict[str, float]:
-    """``("disorder=2.0",)`` as a mapping; InputError names what cannot be read."""
-    told = {}
-    for text in weights:
-        task, _, value = text.rpartition("=")
-        try:
-            told[task] = float(value)
-        except ValueError:
-            told[task] = -1.0
-        if not task or not 0 <= told[task] < float("inf"):
-            raise InputError(f"weight {text!r} is not TASK=NUMBER with a number from 0")
-    return told
-
-
 @dataclass
-class SleepViT(NeuralLearner):
+class SleepViT(SignalLearner):
     """The paper's transformer; see the head of this file.
 
     Attributes:
@@ -215,9 +161,7 @@ class SleepViT(NeuralLearner):
         bias: whether queries, keys, values and their output have one.
         survival: survival probability of the last block; ``depth_scaling`` as in ``parts.vit``.
         dense: width of the layer that all heads read.
-        scale: each window and channel by z-score (README), to [0, 1] (script, which refuses a
-            constant channel), or not at all.
-        layout: ``"LC"`` for arrays [samples, channels], ``"CL"`` for [channels, samples].
+        scale: ``"zscore"`` as in the paper's README, or ``"minmax"`` as in its script.
         weights: ``TASK=NUMBER`` of the tasks whose loss does not weigh 1; the paper has
             ``("disorder=2.0",)``. Tasks that a suite does not have are passed over, so that the
             same settings fit some of its tasks.
@@ -236,8 +180,6 @@ class SleepViT(NeuralLearner):
     survival: float = 0.7
     depth_scaling: Scaling = "evaluation"
     dense: int = 128
-    scale: Scale = "zscore"
-    layout: Layout = "LC"
     weights: tuple[str, ...] = ()
     focal: tuple[str, ...] = ()
     focal_alpha: float = 0.25
@@ -255,23 +197,15 @@ class SleepViT(NeuralLearner):
 
     def validate(self, suite: Suite) -> None:
         super().validate(suite)
-        for name, allowed in (("scale", Scale), ("layout", Layout)):
-            value, known = getattr(self, name), get_args(allowed)
-            if value not in known:
-                raise InputError(f"{name} is {value!r}{nearest(value, known)}")
         for task in suite.tasks:
             if task.name in self.focal and not isinstance(task.kind, Classification):
                 raise InputError(f"{task} is no classification; the focal loss is for classes")
-        if self.scale == "minmax":
-            processor = Processor.fit(suite)
-            for split in suite.splits:
-                self._refuse_constant(processor.encode(suite, split), processor, f" of {split}")
 
     def attention(
         self,
         inputs: Any,
         task: str | None = None,
-        method: Method = "plain",
+        method: Method | None = None,
         block: int = -1,
     ) -> np.ndarray:
         """Where in time an answer comes from: curves ``[N, P * patch]``, one value per sample.
@@ -282,12 +216,14 @@ class SleepViT(NeuralLearner):
 
         Args:
             inputs: rows as for ``predict``.
-            task: whose predicted class is explained; for ``"gradient"`` alone.
-            method: ``"plain"``, the cls row of a block's attention; ``"gradient"``, the same
-                weighted by the gradient of the task's logit; ``"rollout"``, through all blocks.
+            task: whose predicted class is explained; without one, what all tasks look at.
+            method: ``"plain"``, the cls row of a block's attention, and ``"rollout"``, through all
+                blocks, are the same for all tasks; ``"gradient"``, the cls row weighted by the
+                gradient of the task's logit, needs a task and is what a task gets by default.
             block: which block, counted from 0 (or from the end, -1); rollout has them all.
         """
         processor = self._fitted()
+        method = method or ("gradient" if task is not None else "plain")
         if method not in get_args(Method):
             raise InputError(f"method is {method!r}{nearest(method, get_args(Method))}")
         if (method == "gradient") != (task is not None):
@@ -301,9 +237,9 @@ class SleepViT(NeuralLearner):
         if not -self.depth <= block < self.depth:
             raise InputError(f"block is {block}; this model has blocks 0 to {self.depth - 1}")
         batch = processor.inputs(inputs)
-        self._refuse_constant(batch, processor)
         module = self.module_.to(self._engine().device).eval()
         assert isinstance(module, SleepViTNet)
+        module.signal.check(batch.inputs)
         device = next(module.parameters()).device
         found = []
         for start in range(0, len(batch), _EXPLAINED_ROWS):
@@ -311,21 +247,3 @@ class SleepViT(NeuralLearner):
             shares = module.relevance(part.inputs, task, method, block)
             found.append(shares.detach().cpu().numpy())
         return np.concatenate(found).repeat(self.patch, axis=1)
-
-    def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, np.ndarray]:
-        self._refuse_constant(batch, self._fitted())
-        return super()._decoded(batch, tasks)
-
-    def _refuse_constant(self, batch: Batch, spec: Processor, where: str = "") -> None:
-        """Min-max has nothing to say of a channel that does not move."""
-        if self.scale != "minmax":
-            return
-        name, _, _ = signal_column(spec, self.layout)
-        x = channels_first(batch.inputs[name], self.layout)
-        still = (x.amax(-1) == x.amin(-1)).nonzero()
-        if len(still):
-            row, channel = still[0].tolist()
-            raise InputError(
-                f"column {name!r}: channel {channel} is constant in row {row + 1}{where}, which "
-                "scale='minmax' cannot bring to [0, 1]; drop the row or set scale='zscore'"
-            )

@@ -4,7 +4,7 @@ Source: Sarker, Ahmed, Islam, Rankrape, Gage, "WeedSense: Multi-Task Learning fo
     Height Estimation, and Growth Stage Classification", ICCV workshops 2025, arXiv 2508.14486.
 Year: 2025
 Domain: pictures
-Parts: dual_path, dense, attention, heads
+Parts: dual_path, trunks, dense, attention, heads
 For: maps (species, crop and weed) and numbers or classes (height, week) of the same picture, fast
 Idea: a two-path trunk gives one feature; a pixel-shuffle head turns it into each map, and one
     decoder, which all tasks about the whole picture share, turns its mean into their answers.
@@ -54,8 +54,9 @@ from polytask.parts.dense import (
 )
 from polytask.parts.dual_path import DualPath, uib_kernels
 from polytask.parts.heads import Heads
+from polytask.parts.trunks import TrunkLearner, as_trunk, only_picture
 from polytask.tasks import Task
-from polytask.training import MultiTaskModule, NeuralLearner, Training
+from polytask.training import MultiTaskModule, Training
 
 Tokens = Literal["one", "grid"]
 
@@ -179,10 +180,11 @@ class WeedSenseNet(MultiTaskModule):
 
     def __init__(self, spec: Processor, config: WeedSense) -> None:
         super().__init__(spec.tasks)
-        (self.picture, column), *_ = spec.pictures.items()
+        self.weights = config.loss_weights(spec.tasks)
+        self.picture, column = only_picture(spec, config.id)
         width = _scaled(128, config.width)
         if config.trunk == "dual_path":
-            self.trunk: Any = DualPath(
+            trunk: Any = DualPath(
                 column.channels,
                 config.width,
                 config.uib,
@@ -192,15 +194,15 @@ class WeedSenseNet(MultiTaskModule):
                 config.layer_scale_on_downsample,
                 config.norm,
             )
+            trunk.name = trunk.text = config.trunk
             self.neck = None
-            stages = tuple(zip(self.trunk.channels[:-1], self.trunk.strides[:-1], strict=True))
+            stages = tuple(zip(trunk.channels[:-1], trunk.strides[:-1], strict=True))
         else:
-            from polytask.parts.trunks import as_trunk
-
-            self.trunk = as_trunk(config.trunk, column)
-            self.neck = Neck(self.trunk.channels, width, config.norm)
-            stages = tuple(zip(self.trunk.channels, self.trunk.strides, strict=True))
-        self.multiple = math.lcm(8, *self.trunk.strides)
+            trunk = as_trunk(config.trunk, column, config.taps)
+            self.neck = Neck(trunk.channels, width, config.norm)
+            stages = tuple(zip(trunk.channels, trunk.strides, strict=True))
+        self.trunk = trunk
+        self.multiple = math.lcm(8, *trunk.strides)
         growth = _scaled(512, config.width)
         row_tasks = [t for t in spec.tasks if not t.kind.dense]
         self.growth = GrowthDecoder(width, growth, config.tokens) if row_tasks else None
@@ -212,7 +214,9 @@ class WeedSenseNet(MultiTaskModule):
             wide = _scaled(1024, config.width)
             main = PixelShuffleHead(width, outputs, 8, (wide,), norm=config.norm)
             auxiliary = (
-                PixelShuffleHead(channels, outputs, u, (width, u**2), norm=config.norm)
+                PixelShuffleHead(
+                    channels, outputs, u, (width, _scaled(u**2, config.width)), norm=config.norm
+                )
                 for channels, u in stages
             )
             return MapHead(main, DeepSupervision(auxiliary, config.aux) if config.aux else None)
@@ -248,11 +252,12 @@ class WeedSenseNet(MultiTaskModule):
                 deep = getattr(self.heads[task], "deep", None)
                 if deep is not None:
                     kind, mask = self.tasks[task].kind, batch.masks[task]
-                    losses[task] = losses[task] + deep(
+                    added = deep(
                         representation.features,
                         representation.size,
                         lambda output, k=kind, t=target, m=mask: k.loss(output, t, m),
                     )
+                    losses[task] = losses[task] + self.weights.get(task, 1.0) * added
         return losses
 
 
@@ -261,11 +266,13 @@ def _scaled(full: int, width: float) -> int:
 
 
 @dataclass
-class WeedSense(NeuralLearner):
+class WeedSense(TrunkLearner):
     """WeedSense; see the head of this file. ``WeedSense(width=0.25)`` is a network for a CPU.
 
     Attributes:
-        trunk: "dual_path" (the paper's), or a backbone of transformers by hub name or folder.
+        trunk: "dual_path" (the paper's), or any other text that ``parts.trunks.as_trunk`` reads: a
+            model of transformers by hub name or folder, "vit(...)", "mit(...)".
+        taps: which maps of another trunk are used; its own choice if empty.
         width: multiplies every width of trunk, heads and growth decoder.
         uib: form of the trunk's blocks: "ib" (S0-M3-E0, which the authors settled on), "convnext",
             "extradw", "ffn", or kernels such as "S3-M5-E0".
@@ -288,21 +295,26 @@ class WeedSense(NeuralLearner):
     aux: float = 0.4
     tokens: Tokens = "one"
     norm: Norm = "batch"
+    augment: str | object = "dense(flip=0.5, zoom=2.0)"
     training: Training = field(
         default_factory=lambda: Training(
-            lr=2e-4, weight_decay=1e-4, batch=8, epochs=50, patience=50, schedule="cosine"
+            lr=2e-4,
+            weight_decay=1e-4,
+            batch=8,
+            epochs=50,
+            patience=50,
+            schedule="cosine",
+            warmup=1500,
+            decay="matrices",
+            seed=3407,
         )
     )
 
     id: ClassVar[str] = "weedsense"
 
     def build(self, spec: Processor) -> WeedSenseNet:
-        if len(spec.pictures) != 1 or len(spec.input_names) != 1:
-            raise InputError(
-                f"weedsense reads one picture column and nothing else, not {spec.input_names}"
-            )
         if self.width <= 0 or self.aux < 0:
-            raise InputError("weedsense: width must be above 0 and aux not below")
+            raise InputError("weedsense: width must be above 0, and aux not below")
         uib_kernels(self.uib)
         return WeedSenseNet(spec, self)
 

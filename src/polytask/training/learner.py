@@ -82,14 +82,30 @@ class FittedMixin:
 
     Attributes:
         shares: whether several tasks of a suite share a model; if not, it is a rival to those.
+        reads_pictures: whether it takes pictures, and answers tasks whose answer is a map.
     """
 
     id: ClassVar[str]
     shares: ClassVar[bool] = False
+    reads_pictures: ClassVar[bool] = False
     processor_: Processor
 
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, np.ndarray]:
         raise NotImplementedError
+
+    def validate(self, suite: Suite) -> None:
+        """Refuse, before anything is fitted, what cannot be fitted."""
+        suite.validate()
+        if suite.pictures and not self.reads_pictures:
+            name = next(iter(suite.pictures))
+            raise InputError(
+                f"{self.id} reads no pictures, and column {name!r} holds them; "
+                "'polytask systems' says which learners do"
+            )
+        if self.reads_pictures and not suite.pictures:
+            raise InputError(
+                f"{self.id} reads pictures; say which column holds them: inputs={{...: 'picture'}}"
+            )
 
     def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Predictions per task for rows of a file, table, data frame or dict.
@@ -183,8 +199,7 @@ class NeuralLearner(FittedMixin):
         return self
 
     def validate(self, suite: Suite) -> None:
-        """Refuse, before anything is fitted, data and settings that cannot be fitted."""
-        suite.validate()
+        super().validate(suite)
         self.training.validate()
         as_mixture(self.mixture).check(suite.task_names)  # type: ignore[arg-type]
         if as_augmentation(self.augment) is not None and not suite.pictures:
