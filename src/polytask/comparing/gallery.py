@@ -45,14 +45,14 @@ from polytask.version import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_POINTS = 400  # of one scatter plot
+_POINTS = 250  # of one scatter plot
 _PIXELS = 4000  # kept of all maps for a scatter plot
 _PARTS = 24  # tasks with plots of their own
 _CLASSES = 24  # rows of a confusion matrix; more cannot be read
 _COLUMNS = 6  # inputs named beside an example
 _CHANNELS = 8  # curves of one signal
 _LONG = 4  # a signal has so many times more samples than channels
-_BYTES = 2_000_000  # of all pictures of a page
+_BYTES = 1_500_000  # of all pictures of a page
 _SIDES = (288, 224, 176, 136, 104, 80)  # of a picture, in pixels: the largest that fits is taken
 
 
