@@ -92,10 +92,14 @@ DECIDING = ("joint, no auxiliary heads", "segformer, joint")
 FURTHER = tuple(way for way in WAYS if way not in (JOINT, *DECIDING))
 
 
-def budget(data: str, seed: int) -> Training:
+# The better of 1e-3 and 3e-3 on the validation plants of seed 0.
+RATES = {"weedsense": 3e-3, "segformer": 1e-3}
+
+
+def budget(data: str, system: str, seed: int) -> Training:
     epochs = EPOCHS[data]
     return Training(
-        lr=3e-3,
+        lr=RATES[system],
         weight_decay=1e-4,
         batch=16,
         epochs=epochs,
@@ -112,7 +116,8 @@ def fit(data: str, way: str, seed: int, only: str = "") -> dict[str, Any]:
     """Test scores of the epoch that is best on validation, size and seconds."""
     suite = suite_of(data, seed)
     suite = suite.only(only) if only else suite
-    learner = replace(WAYS[way], training=budget(data, seed))
+    learner = WAYS[way]
+    learner = replace(learner, training=budget(data, learner.id, seed))
     started = time.perf_counter()
     learner.fit(suite)
     seconds = time.perf_counter() - started

@@ -25,9 +25,9 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from polytask.config import assignment, parse_call
+from polytask.config import amounts, parse_call
 from polytask.data import Processor
-from polytask.errors import InputError, nearest
+from polytask.errors import InputError
 from polytask.parts.dense import IMAGENET_MEAN, IMAGENET_STD, Normalise, padded
 from polytask.parts.dual_path import DualPath
 from polytask.parts.vit import Encoder, Patches2d, Tokens
@@ -186,13 +186,9 @@ class TrunkLearner(NeuralLearner):
     def loss_weights(self, tasks: Iterable[Task]) -> dict[str, float]:
         """What every task's loss is multiplied by, before a balancer sees it."""
         found = {task.name: self.kind_weights.get(task.kind.name, 1.0) for task in tasks}
-        for text in self.weights:
-            task, value = assignment(text)
-            if task not in found:
-                raise InputError(f"weight {text!r} is of an unknown task{nearest(task, found)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise InputError(f"the weight of task {task!r} is {value!r}, not a number above 0")
-            found[task] = float(value)
+        for task, weight in amounts(self.weights, "weights", above_zero=True).items():
+            if task in found:  # the same settings fit a suite of fewer tasks
+                found[task] = weight
         return found
 
     def save_pretrained(self, folder: Any) -> None:
