@@ -18,7 +18,7 @@ from polytask.baselines.mlp import SharedMLP
 from polytask.comparing import figures
 from polytask.comparing import gallery as room
 from polytask.comparing.gallery import gallery
-from polytask.data import Suite
+from polytask.data import Processor, Suite
 from polytask.data import batch as batches
 from polytask.errors import InputError
 from polytask.testing import mixed_suite, picture_suite
@@ -299,6 +299,23 @@ def test_the_page_stands_alone_and_tells_what_it_shows(dense):
         re.fullmatch(r"predicted height of row 1: [\d.−]+ cm to [\d.−]+ cm", a) for _, a in shown
     )
     assert "&lt;b&gt;crop&lt;/b&gt;" in page and "<b>crop</b>" not in page
+
+
+def test_of_five_channels_three_are_shown(values):
+    rng = np.random.default_rng(0)
+    bands = rng.integers(0, 256, (20, 8, 8, 5), np.uint8)
+    table = {"photo": bands, "wet": bands[..., 4].mean((1, 2))}
+    suite = Suite.from_table(table, ["wet"], inputs={"photo": "picture"})
+
+    class Mean:
+        processor_ = Processor.fit(suite)
+
+        def predict(self, inputs, tasks=None):
+            return {"wet": np.full(inputs.num_rows, 127.0)}
+
+    (shot,) = values(Mean(), suite, examples=1)["cards"][0]["pictures"]
+    first = np.array(suite.table("test")["photo"][0].as_py(), np.uint8)
+    assert np.array_equal(np.asarray(shot.image), first[..., :3])
 
 
 def test_a_page_of_a_table_has_no_pictures(table):

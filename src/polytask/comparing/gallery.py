@@ -408,8 +408,11 @@ class _Drawer:
 
 
 def _picture_inputs(processor: Processor, batch: Batch) -> dict[str, NDArray]:
-    """The pictures of a batch's first row, and arrays that are one."""
-    found = {name: batch.inputs[name][0].numpy() for name in processor.pictures}
+    """The pictures of a batch's first row, and arrays that are one; three channels at most."""
+    found = {}
+    for name in processor.pictures:
+        channels = batch.inputs[name][0].numpy()
+        found[name] = channels[: 3 if len(channels) > 2 else 1]
     for name, array in processor.arrays.items():
         if len(array.shape) == 2 and not _is_signal(array.shape):
             values = batch.inputs[name][0].numpy()
