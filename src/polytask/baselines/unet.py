@@ -98,9 +98,9 @@ class UNet(NeuralLearner):
             raise InputError("unet reads exactly one picture column and nothing else")
         if len(self.features) != 6:
             raise InputError(f"unet: features are six numbers, not {len(self.features)}")
-        if min(spec.size or (0, 0)) < _LEAST:
+        if self.norm == "instance" and spec.size and min(spec.size) < _LEAST:
             raise InputError(
-                f"unet: pictures are at least {_LEAST} x {_LEAST}, not "
-                f"{' x '.join(map(str, spec.size or ()))}"
+                f"unet: norm='instance' needs pictures of at least {_LEAST} x {_LEAST}, not "
+                f"{spec.size[0]} x {spec.size[1]}; take norm='batch' or 'none'"
             )
         return UNetNet(spec, self)

@@ -1,13 +1,13 @@
 """Dual-pixel views: what the left and the right half of a lens make of a scene out of focus.
 
 Source: the imaging model of Abuolaim, Afifi, Brown, "Improving Single-Image Defocus Deblurring",
-    WACV 2022, arXiv 2108.05251: each pixel of a dual-pixel sensor has two halves, each of which sees
-    the scene through one half of the aperture.
+    WACV 2022, arXiv 2108.05251: each pixel of a dual-pixel sensor has two halves, which see the
+    scene through one half of the aperture each.
 
 A point out of focus becomes a disc of radius ``|r|`` pixels in the ordinary picture, the left half
 of that disc in one view and the right half in the other. The sign of r says on which side of the
-focal plane the point lies: halves are swapped for r < 0. So ``combined = (left + right) / 2`` exactly
-and ``left - right`` tells signed defocus.
+focal plane the point lies: halves are swapped for r < 0. So ``combined = (left + right) / 2``
+exactly, and ``left - right`` tells signed defocus.
 
 Pictures are ``[H, W, C]``; brightness is float64 in [0, 1] unless it says uint8.
 """
@@ -104,10 +104,14 @@ def as_bytes(capture: Capture) -> Capture:
 
 
 def textured(rng: np.random.Generator, size: int, channels: int = 3) -> Picture:
-    """A random scene ``[size, size, channels]``: smooth and fine texture, shapes with hard edges."""
-    coarse = ndimage.gaussian_filter(rng.normal(size=(size, size, channels)), (4, 4, 0), mode="wrap")
+    """A random scene ``[size, size, channels]``: smooth and fine texture, hard-edged shapes."""
+    coarse = ndimage.gaussian_filter(
+        rng.normal(size=(size, size, channels)), (4, 4, 0), mode="wrap"
+    )
     fine = ndimage.gaussian_filter(rng.normal(size=(size, size, 1)), (0.7, 0.7, 0), mode="wrap")
-    scene = rng.uniform(0.2, 0.8, channels) + 0.06 * coarse / coarse.std() + 0.02 * fine / fine.std()
+    scene = (
+        rng.uniform(0.2, 0.8, channels) + 0.06 * coarse / coarse.std() + 0.02 * fine / fine.std()
+    )
     y, x = np.mgrid[:size, :size]
     for _ in range(rng.integers(4, 9)):
         centre, half = rng.uniform(0, size, 2), rng.uniform(size / 16, size / 4, 2)
@@ -137,6 +141,7 @@ def two_layers(
 
 
 # -- suites ----------------------------------------------------------------------------------------
+
 
 class Example(NamedTuple):
     """A row of a suite, all in 8 bits; ``sharp`` is None where only the views are known."""

@@ -4,7 +4,7 @@ Source: Abuolaim, Afifi, Brown, "Improving Single-Image Defocus Deblurring: How 
     Help Through Multi-Task Learning", WACV 2022, arXiv 2108.05251.
 Year: 2022
 Domain: pictures
-Parts: stages, patches
+Parts: heads
 For: restoring pictures whose training set has cheap helper views and few sharp targets
 Idea: dual-pixel views come free with every shot; a network that must also tell them from the
     blurred picture learns defocus, so it deblurs better. One encoder; a decoder per picture; half
@@ -33,8 +33,8 @@ Differs from the paper:
      He-normal, not truncated at two deviations.
  (6) The trap of the reference is watched: the convolution before the last has as many channels as
      the picture and a ReLU, and where one is never positive a colour is lost for good.
-     ``rectify=False`` (default) leaves that ReLU out; ``rectify=True`` is the published layer. Either
-     way a picture with a constant channel raises a warning in training.
+     ``rectify=False`` (default) leaves that ReLU out; ``rectify=True`` is the published layer.
+     Either way a picture with a constant channel raises a warning in training.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
             channels = width
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The levels, fine to coarse, and the pooled last one z ``[B, w 2^(K-1), H/2^K, W/2^K]``."""
+        """Levels, fine to coarse, and the last one pooled: z ``[B, w 2^(K-1), H/2^K, W/2^K]``."""
         levels = []
         for level in self.levels:
             levels.append(level(x))
@@ -403,9 +403,7 @@ class DualPixel(StagedLearner):
             weights |= dict.fromkeys(module.sides, both / 2)
             weights |= {"+".join(module.sides): sums, "-".join(module.sides): differences}
         pictures = [t.name for t in module.tasks.values() if isinstance(t.kind, Picture)]
-        return weights | {
-            f"{t} as input": copy for t in pictures if copy and t not in self.sides
-        }
+        return weights | {f"{t} as input": copy for t in pictures if copy and t not in self.sides}
 
     def restore(self, picture: Any, tasks: Sequence[str] | None = None) -> dict[str, NDArray]:
         """One picture at its own size, whatever size it was trained at: task -> ``[C, H, W]``.
