@@ -224,9 +224,9 @@ class DualPixelNet(MultiTaskModule):
         if self.sides and set(self.sides) <= set(outputs):
             (left, right), picture = (outputs[t] for t in self.sides), batch.inputs[self.picture]
             losses[self._sum] = aggregate_loss(left, right, picture)
-            true = [batch.targets[t] for t in self.sides]
+            true_left, true_right = (batch.targets[t] for t in self.sides)
             both = torch.stack([batch.masks[t] for t in self.sides]).all(0)
-            losses[self._difference] = difference_loss(left, right, *true, both)
+            losses[self._difference] = difference_loss(left, right, true_left, true_right, both)
         for task in self._copies:
             copied = self.answer(representation, task).float()
             losses[f"{task} as input"] = (copied - batch.inputs[self.picture]).square().mean()
@@ -430,8 +430,7 @@ class DualPixel(StagedLearner):
         The picture is laid on a square canvas, turned by 0, 45, 90 and 135 degrees, and the two
         views of each are turned back.
         """
-        for side in self.sides:
-            self.processor_.task(side)
+        self._names(self.sides)
         values = unit_range(open_cell(picture))
         height, width = values.shape[:2]
         side = math.ceil(math.hypot(height, width))
