@@ -111,6 +111,20 @@ def spaced(depth: int) -> tuple[int, ...]:
     return tuple(depth * (i + 1) // taps for i in range(taps))
 
 
+class PaddedTrunk(nn.Module):
+    """A trunk that takes any size, on pictures padded to whole cells of its coarsest map."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+        self.channels: tuple[int, ...] = net.channels
+        self.strides: tuple[int, ...] = net.strides
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        """Maps ``[B, channels, H / stride, W / stride]`` of the padded picture."""
+        return self.net(padded(picture, max(self.strides)))
+
+
 class TransformersTrunk(nn.Module):
     """A picture model of transformers; its maps are its stages, or four of its equal blocks.
 
@@ -253,7 +267,7 @@ def _mit(
 def _dual_path(picture: Picture, taps: Sequence[int], **settings: Any) -> nn.Module:
     if taps:
         raise InputError("trunk 'dual_path' has no taps to choose from: leave taps empty")
-    return DualPath(picture.channels, **settings)
+    return PaddedTrunk(DualPath(picture.channels, **settings))
 
 
 # -- transformers ----------------------------------------------------------------------------------
