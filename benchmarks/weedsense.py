@@ -54,12 +54,11 @@ PRIMARY = {
 def plant_suite(seed: int) -> Suite:
     """200 plants in six weeks: 804 photographs train, 156 validate, 240 test."""
     return Suite.from_table(
-        plants(count=200, seed=seed),
+        plants(count=200, seed=seed, size=48),
         PLANT_TARGETS,
         name="plants",
         inputs={"image": "picture"},
         split=GroupSplit("plant", seed, (0.67, 0.13, 0.2)),
-        size=(64, 64),
     )
 
 
@@ -67,7 +66,7 @@ SUITES: dict[str, Callable[[int], Suite]] = {
     "plants": plant_suite,
     "field": lambda seed: cwfid(size=(64, 64)),
 }
-EPOCHS = {"plants": 12, "field": 20}
+EPOCHS = {"plants": 8, "field": 16}
 
 
 @lru_cache(maxsize=1)
@@ -84,19 +83,22 @@ WAYS: dict[str, NeuralLearner] = {
     JOINT: SMALL,
     "joint, no auxiliary heads": replace(SMALL, aux=0.0),
     "segformer, joint": replace(RIVAL, augment="dense(flip=0.5)"),
+    "joint, no layer scale where a block halves": replace(SMALL, layer_scale_on_downsample=False),
     "joint, uw": replace(SMALL, balancer="uw"),
     "joint, upgrad": replace(SMALL, balancer="upgrad"),
     "joint, grid tokens": replace(SMALL, tokens="grid"),
-    "joint, no layer scale where a block halves": replace(SMALL, layer_scale_on_downsample=False),
 }
 DECIDING = ("joint, no auxiliary heads", "segformer, joint")
 FURTHER = tuple(way for way in WAYS if way not in (JOINT, *DECIDING))
 
 
+RATE = 3e-3  # of 1e-3 and 3e-3 better on the validation plants of seed 0, for both systems
+
+
 def budget(data: str, seed: int) -> Training:
     epochs = EPOCHS[data]
     return Training(
-        lr=1e-3,
+        lr=RATE,
         weight_decay=1e-4,
         batch=16,
         epochs=epochs,
@@ -257,8 +259,8 @@ def timed(runtime: str, width: float, size: int, batch: int, rounds: int) -> dic
 def timings() -> Iterator[Cell]:
     for runtime in RUNTIMES:
         for width, size, batch, rounds in (
-            (1.0, 512, 1, 11),
-            (1.0, 512, 8, 5),
+            (1.0, 512, 1, 7),
+            (1.0, 512, 8, 3),
             (0.25, 64, 1, 51),
             (0.25, 64, 8, 31),
         ):
@@ -307,8 +309,8 @@ def run() -> Record:
 # -- what is said of it ----------------------------------------------------------------------------
 
 TITLES = {
-    "plants": "rendered plants, 64 x 64, 12 epochs",
-    "field": "patches of field photographs, 96 x 96, 20 epochs",
+    "plants": "rendered plants, 48 x 48, 8 epochs",
+    "field": "patches of field photographs at 64 x 64, 16 epochs",
 }
 UNITS = {"height": "cm", "cover": "points", "weeds": "weeds"}
 MASKS = {"plants": "mask", "field": "plants"}

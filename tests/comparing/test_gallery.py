@@ -63,6 +63,7 @@ class Small(NeuralLearner):
     """A learner of maps and values that nobody would publish."""
 
     id: ClassVar[str] = "small"
+    reads_pictures: ClassVar[bool] = True
 
     def build(self, spec):
         return SmallNet(spec)
@@ -343,14 +344,14 @@ def test_signals_are_curves_with_the_attention_of_each_task(values, shape):
     learner = SharedMLP(training=Training(epochs=1)).fit(suite)
     asked = []
 
-    def attention(inputs, task=None, method="plain"):
-        asked.append((inputs.num_rows, task, method))
+    def attention(inputs, task=None):
+        asked.append((inputs.num_rows, task))
         return np.ones((inputs.num_rows, 390))
 
     learner.attention = attention
     (drawn,) = values(learner, suite, examples=1)["cards"][0]["signals"]
     assert drawn["tasks"] == ["sick", "age"]
-    assert asked == [(1, "sick", "gradient"), (1, "age", "gradient")]
+    assert asked == [(1, "sick"), (1, "age")]
     labels = re.findall(r">([^<>]+)</text>", drawn["wide"])
     assert "attention" in labels and {"50", "−50"} & set(labels)  # in its own numbers
     assert ("2" in labels) == (len(shape) == 2)

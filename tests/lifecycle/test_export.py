@@ -322,7 +322,7 @@ def test_what_cannot_be_exported_is_refused(
             export(*arguments, tmp_path / "x", **settings)
 
     refused("tiny is not fitted yet", Tiny())
-    refused("lightgbm is not a network", load_system("lightgbm")())
+    refused("lightgbm cannot be exported to ONNX: only networks can", load_system("lightgbm")())
     refused("task 'reul' is not one .*mean 'relu'", learner, tasks=["reul"])
     refused("tasks is empty", learner, tasks=[])
     refused("int8 needs a suite", learner, int8=True)
@@ -337,6 +337,8 @@ def test_what_a_session_is_asked_wrongly_is_refused(written: Path, suite: Suite)
         session.predict(suite.table("test"), ["reul"])
     with pytest.raises(InputError, match="input column 'of relu' is missing"):
         session.predict(suite.table("test").select(["of linear"]))
+    with pytest.raises(InputError, match="exported model cannot be exported"):
+        export(session, written)
     with pytest.raises(InputError, match=r"provider 'CPUExecution' is not there .*mean 'CPUExec"):
         Session(written, providers=["CPUExecution"])
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -403,8 +403,8 @@ class _Drawer:
         if not hasattr(self.reader.learner, "attention"):
             return {}
         inputs = rows.table.select(list(self.reader.processor.input_names))
-        look = partial(self.reader.learner.attention, inputs, method="gradient")
-        return {task.name: look(task=task.name)[0] for task in self.reader.tasks}
+        look = self.reader.learner.attention
+        return {task.name: look(inputs, task=task.name)[0] for task in self.reader.tasks}
 
 
 def _picture_inputs(processor: Processor, batch: Batch) -> dict[str, NDArray]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Sand for what is usually the ground, then the colours of Okabe and Ito.
 _CLASSES = ("c8b59a", "009e73", "d55e00", "56b4e9", "f0e442", "0072b2", "cc79a7", "e69f00")
 _NO_LABEL = (119, 119, 119)
-_RIGHT, WRONG = (236, 234, 228), (176, 52, 12)
+_RIGHT, WRONG = (236, 234, 228), (68, 1, 84)
 _LUMA = np.array([0.299, 0.587, 0.114])
 _COVER = 0.65  # of a class colour over the picture
 

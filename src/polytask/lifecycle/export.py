@@ -76,7 +76,7 @@ def export(
     """
     if not isinstance(learner, NeuralLearner):
         name = getattr(learner, "id", type(learner).__name__)
-        raise InputError(f"{name} is not a network; only networks can be exported")
+        raise InputError(f"{name} cannot be exported to ONNX: only networks can")
     names = learner._names(tasks)
     if not names:
         raise InputError("tasks is empty; name at least one task to export")
@@ -130,7 +130,7 @@ class Session(FittedMixin):
         providers: where the runtime computes, in order of preference.
     """
 
-    id: ClassVar[str] = "export"
+    id: ClassVar[str] = "exported model"
     shares: ClassVar[bool] = True
 
     def __init__(

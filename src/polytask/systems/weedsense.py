@@ -180,6 +180,7 @@ class WeedSenseNet(MultiTaskModule):
 
     def __init__(self, spec: Processor, config: WeedSense) -> None:
         super().__init__(spec.tasks)
+        self.weights = config.loss_weights(spec.tasks)
         self.picture, column = only_picture(spec, config.id)
         width = _scaled(128, config.width)
         if config.trunk == "dual_path":
