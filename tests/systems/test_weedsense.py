@@ -272,20 +272,23 @@ def test_the_decoder_runs_only_for_tasks_that_read_it():
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_every_task_is_learned(norm):
-    net, batch = tiny(norm=norm), rows(8, size=32)
-    level = torch.linspace(0, 0.99, 8)
-    batch.inputs["image"][:] = level.view(-1, 1, 1, 1)
-    batch.targets["mask"][:] = (level * 17).long().view(-1, 1, 1)
-    batch.targets["height"][:] = 80 * level
-    batch.targets["week"][:] = (level * 11).long()
+    mask = Task("mask", Segmentation(("dark", "lit")))
+    net, batch = tiny(mask, HEIGHT, WEEK, norm=norm), rows(8, size=32)
+    tall = torch.arange(4, 36, 4)
+    lit = torch.arange(32).view(1, -1, 1) < tall.view(-1, 1, 1)
+    batch.inputs["image"][:] = lit.unsqueeze(1).float()
+    batch.targets["mask"][:] = lit.expand(8, 32, 32).long()
+    batch.targets["height"][:] = 2.0 * tall
+    batch.targets["week"][:] = torch.arange(8)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(40):
         losses.append(net.losses(batch))
         optimizer.zero_grad()
         sum(losses[-1].values()).backward()
         optimizer.step()
-    assert all(losses[-1][task] < 0.5 * losses[0][task] for task in batch.targets)
+    for task in batch.targets:
+        assert losses[-1][task] < 0.7 * losses[0][task], task
 
 
 def test_one_picture_at_a_time_is_refused_or_group_normalised(suite):
