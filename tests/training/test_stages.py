@@ -142,14 +142,14 @@ def test_a_learner_in_stages(suite):
 def test_a_run_that_was_stopped_goes_on_in_its_stage(suite, tmp_path):
     whole = taught().fit(suite)
 
-    class Stop(Exception):
+    class StoppedError(Exception):
         """The machine goes down."""
 
     def stop(record):
         if record.get("stage") == "both" and record["epoch"] == 0:
-            raise Stop
+            raise StoppedError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         taught().fit(suite, out=tmp_path, progress=stop)
     seen = []
     resumed = taught().fit(suite, out=tmp_path, progress=seen.append)

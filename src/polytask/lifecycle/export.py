@@ -264,8 +264,11 @@ def _convert(
         except Exception as error:  # tracing runs the network's own code: anything may come
             raise InputError(_blame(net, inputs, error)) from error
         assert program is not None
+        passes = _package("onnx_ir.passes.common")
         # An inner value may carry the name of a task; inputs and outputs keep theirs.
-        _package("onnx_ir.passes.common").NameFixPass()(program.model)
+        passes.NameFixPass()(program.model)
+        # The exporter notes the lines of code that each node came from, paths and all.
+        passes.ClearMetadataAndDocStringPass()(program.model)
         made = scratch / "made"
         made.mkdir(parents=True)
         program.save(made / MODEL)

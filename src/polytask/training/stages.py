@@ -141,7 +141,7 @@ class StagedLearner(NeuralLearner):
             module,
             self.stages(module, suite),
             step=as_step(self.step),  # type: ignore[arg-type]
-            balancer=as_balancer(self.balancer),  # type: ignore[arg-type]
+            balancer=as_balancer(self.balancer),
             mixture=as_mixture(self.mixture),  # type: ignore[arg-type]
             engine=self._engine(),
             out=Path(out) if out else None,
