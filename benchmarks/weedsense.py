@@ -49,6 +49,8 @@ PRIMARY = {
     "field": {"plants": ("miou", 1), "cover": ("mae", -1), "weeds": ("mae", -1)},
 }
 
+MASKS = {"plants": "mask", "field": "plants"}
+
 
 # -- what is learned from --------------------------------------------------------------------------
 
@@ -94,13 +96,16 @@ DECIDING = ("joint, no auxiliary heads", "segformer, joint")
 FURTHER = tuple(way for way in WAYS if way not in (JOINT, *DECIDING))
 
 
-RATE = 3e-3  # of 1e-3 and 3e-3 better on the validation plants of seed 0, for both systems
+# Of 1e-3 and 3e-3 the better for masks on the validation plants of seed 0, for both systems. The
+# copies of tasks about the whole picture are unsteady at it: they are fitted at both, and the
+# better on validation stands.
+RATE, STEADY = 3e-3, 1e-3
 
 
-def budget(data: str, seed: int) -> Training:
+def budget(data: str, seed: int, rate: float) -> Training:
     epochs = EPOCHS[data]
     return Training(
-        lr=RATE,
+        lr=rate,
         weight_decay=1e-4,
         batch=16,
         epochs=epochs,
@@ -113,11 +118,11 @@ def budget(data: str, seed: int) -> Training:
     )
 
 
-def fit(data: str, way: str, seed: int, only: str = "") -> dict[str, Any]:
+def fit(data: str, way: str, seed: int, rate: float, only: str = "") -> dict[str, Any]:
     """Test scores of the epoch that is best on validation, size and seconds."""
     suite = suite_of(data, seed)
     suite = suite.only(only) if only else suite
-    learner = replace(WAYS[way], training=budget(data, seed))
+    learner = replace(WAYS[way], training=budget(data, seed, rate))
     started = time.perf_counter()
     learner.fit(suite)
     seconds = time.perf_counter() - started
@@ -128,6 +133,7 @@ def fit(data: str, way: str, seed: int, only: str = "") -> dict[str, Any]:
         "trained": trained,
         "deployed": learner.parameters_,
         "epoch": learner.state_.best_epoch,
+        "validation": learner.state_.best_score,
         "test": learner.score(suite),
     }
 
@@ -283,8 +289,8 @@ def timings() -> Iterator[Cell]:
 # -- the plan --------------------------------------------------------------------------------------
 
 
-def one_fit(data: str, way: str, seed: int, **only: str) -> Cell:
-    settings = {"data": data, "way": way, "seed": seed, **only}
+def one_fit(data: str, way: str, seed: int, rate: float = RATE, **only: str) -> Cell:
+    settings = {"data": data, "way": way, "seed": seed, "rate": rate, **only}
     return settings, partial(fit, **settings)
 
 
@@ -294,7 +300,8 @@ def deciding(data: str, seed: int) -> Iterator[Cell]:
         yield {"data": data, "rule": name, "seed": seed}, partial(RULES[name], data, seed)
     yield one_fit(data, JOINT, seed)
     for task in PRIMARY[data]:
-        yield one_fit(data, JOINT, seed, only=task)
+        for rate in (RATE,) if task == MASKS[data] else (RATE, STEADY):
+            yield one_fit(data, JOINT, seed, rate, only=task)
     for way in DECIDING:
         yield one_fit(data, way, seed)
 
@@ -303,8 +310,8 @@ def run() -> Record:
     """Measure every cell that the record lacks, those that decide claims first, at all seeds."""
     torch.set_num_threads(1)
     record = Record("weedsense")
-    plan = [*deciding("plants", SEEDS[0]), *timings()]
-    plan += [cell for seed in SEEDS[1:] for cell in deciding("plants", seed)]
+    plan = [cell for seed in SEEDS for cell in deciding("plants", seed)]
+    plan += timings()
     try:
         read("img_cwfid/data.parquet")
         plan += [cell for seed in SEEDS for cell in deciding("field", seed)]
@@ -323,7 +330,6 @@ TITLES = {
     "field": "patches of field photographs at 64 x 64, 12 epochs",
 }
 UNITS = {"height": "cm", "cover": "points", "weeds": "weeds"}
-MASKS = {"plants": "mask", "field": "plants"}
 Scores = dict[str, float]
 
 
@@ -354,9 +360,14 @@ class Evidence:
         return {seed: scores for seed, scores in found.items() if len(scores) == len(PRIMARY[data])}
 
     def _one_copy(self, data: str, task: str) -> dict[int, Scores]:
+        """Of the rates a copy was fitted at, the better on validation."""
+        cells: dict[int, list[dict[str, Any]]] = {}
+        for cell in self.record.select(data=data, way=JOINT, only=task):
+            cells.setdefault(cell["settings"]["seed"], []).append(cell["result"])
+        name = PRIMARY[data][task][0]
         return {
-            cell["settings"]["seed"]: {task: cell["result"]["test"][task][PRIMARY[data][task][0]]}
-            for cell in self.record.select(data=data, way=JOINT, only=task)
+            seed: {task: max(found, key=lambda r: r.get("validation", 0))["test"][task][name]}
+            for seed, found in cells.items()
         }
 
     def gain(self, data: str, way: str) -> dict[int, float]:

@@ -273,7 +273,7 @@ def test_maps_that_are_shown_are_the_models(values, dense):
 
 def test_pictures_shrink_until_the_page_is_small(values, dense, monkeypatch):
     learner, suite = dense
-    monkeypatch.setattr(room, "_SIDES", (24, 12, 6))
+    monkeypatch.setattr(room, "_FORMS", ((24, None), (12, 256), (6, 256)))
 
     def sizes(most):
         monkeypatch.setattr(room, "_BYTES", most)

@@ -53,7 +53,8 @@ _COLUMNS = 6  # inputs named beside an example
 _CHANNELS = 8  # curves of one signal
 _LONG = 4  # a signal has so many times more samples than channels
 _BYTES = 1_500_000  # of all pictures of a page
-_SIDES = (288, 224, 176, 136, 104, 80)  # of a picture, in pixels: the largest that fits is taken
+# Pixels of the longer side and colours of photographs: the first with which all fit is taken.
+_FORMS = ((288, None), (288, 256), (224, 256), (176, 256), (136, 256), (104, 256), (80, 256))
 
 
 def gallery(learner: Any, suite: Suite, *, split: str = "test", examples: int = 8) -> str:
@@ -300,9 +301,9 @@ class _Drawer:
         }
 
     def encode(self) -> None:
-        """Settle the largest size at which all pictures fit into the page."""
-        for side in _SIDES:
-            files = [pictures.as_png(shot.image, side) for shot in self.shots]
+        """Settle the finest form in which all pictures fit into the page."""
+        for form in _FORMS:
+            files = [pictures.as_png(shot.image, *form) for shot in self.shots]
             if sum(map(len, files)) <= _BYTES:
                 break
         for shot, file in zip(self.shots, files, strict=True):

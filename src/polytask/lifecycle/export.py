@@ -80,11 +80,11 @@ def export(
     names = learner._names(tasks)
     if not names:
         raise InputError("tasks is empty; name at least one task to export")
-    if int8 and suite is None:
-        raise InputError("int8 needs a suite: its loss is measured on the validation split")
+    processor = replace(learner.processor_, tasks=tuple(map(learner.processor_.task, names)))
+    if int8:
+        _judged(processor, suite)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         _package(package)
-    processor = replace(learner.processor_, tasks=tuple(map(learner.processor_.task, names)))
     inputs = _sample(processor, max(CHECKED), suite)
     net = _Answers(learner.module_.cpu().eval(), names)
     config: dict[str, Any] = {
@@ -318,6 +318,19 @@ def _errors(net: _Answers, session: Session, inputs: dict[str, Tensor]) -> dict[
                 difference[task] = float(np.maximum(difference[task], found))  # keeps NaN
                 largest[task] = float(np.maximum(largest[task], np.abs(expected).max(initial=0)))
     return {task: difference[task] / (largest[task] or 1.0) for task in net.tasks}
+
+
+def _judged(processor: Processor, suite: Suite | None) -> None:
+    """Refuse 8 bits where nothing says what they lose."""
+    if suite is None:
+        raise InputError("int8 needs a suite: its loss is measured on the validation split")
+    columns = suite.table("validation").column_names
+    for task in processor.tasks:
+        if task.target not in columns:
+            raise InputError(
+                f"int8 is judged by every task, but the suite has no column {task.target!r}"
+                f"{nearest(task.target, columns)}"
+            )
 
 
 def _quantise(made: Path, scratch: Path) -> Path:
