@@ -256,10 +256,7 @@ TIMED = {
 
 
 def timed(runtime: str, width: float, size: int) -> dict[str, Any]:
-    """Per batch: seconds per pass of each network, taking turns, and how the copies compare.
-
-    ``ratios`` holds, per round, (sum of the three single passes) / (joint pass).
-    """
+    """Per batch: median seconds per pass of each network, taking turns, and the rounds."""
     torch.set_num_threads(1)
     rng, found = np.random.default_rng(0), {}
     with RUNTIMES[runtime](paper_networks(width, size)) as passes:
@@ -272,11 +269,8 @@ def timed(runtime: str, width: float, size: int) -> dict[str, Any]:
                     once(picture)
                     if i:  # the first round warms up
                         taken[name].append(time.perf_counter() - started)
-            singles = np.sum([taken[name] for name in ("mask", "height", "week")], axis=0)
-            found[str(batch)] = {
-                "ratios": [round(float(r), 3) for r in singles / np.array(taken["joint"])],
-                "seconds": {name: float(np.median(values)) for name, values in taken.items()},
-            }
+            medians = {name: float(np.median(values)) for name, values in taken.items()}
+            found[str(batch)] = {"rounds": rounds, "seconds": medians}
     return found
 
 
@@ -441,9 +435,8 @@ def on_size(e: Evidence) -> Iterator[Claim]:
 
 def on_time(e: Evidence) -> Iterator[Claim]:
     for runtime, width, size, batch, result in e.timed():
-        ratio = float(np.median(result["ratios"]))
-        low, high = np.quantile(result["ratios"], (0.1, 0.9))
-        measured = f"{ratio:.2f} (80 % of rounds {low:.2f} to {high:.2f})"
+        ratio = slower(result)
+        measured = f"{ratio:.2f} (medians of {result['rounds']} rounds in turn)"
         network = "the paper's network" if width == 1 else "the small network"
         where = f"{network}, {size} x {size}, batch {batch}, {runtime}, one core"
         if width == 1:
@@ -463,6 +456,12 @@ def on_time(e: Evidence) -> Iterator[Claim]:
             ratio > 2,
             (0,),
         )
+
+
+def slower(result: Mapping[str, Any]) -> float:
+    """The three single networks' median times together, over the joint one's."""
+    seconds = result["seconds"]
+    return sum(seconds[task] for task in ("mask", "height", "week")) / seconds["joint"]
 
 
 def on_sharing(e: Evidence) -> Iterator[Claim]:
@@ -586,7 +585,13 @@ def arrow(before: np.ndarray, after: np.ndarray, metric: str) -> str:
 
 
 # Why a claim does not hold, as far as it is known.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "is 3 times as fast": "of the 16.7 billion multiply-adds of a 512 x 512 pass (the paper's own "
+    "figure) the mask's head alone does 9.4; height and week networks without it cost 7.3 each, so "
+    "three in sequence cost 1.87 times the joint pass, whatever runs them",
+    "saves parameters over three": "the paper's single-task networks are not described; these are "
+    "the same network with one task",
+}
 CLAIMANTS = (on_size, on_time, on_sharing, on_rules, on_ways)
 
 
@@ -651,8 +656,9 @@ def times(e: Evidence) -> str:
         name = f"{'paper' if width == 1 else 'small'}, {size} x {size}"
         ms = {task: 1000 * value for task, value in result["seconds"].items()}
         single = " + ".join(f"{ms[task]:.0f}" for task in ("mask", "height", "week"))
-        ratio = f"{np.median(result['ratios']):.2f}"
-        rows.append([runtime, name, str(batch), f"{ms['joint']:.0f}", single, ratio])
+        rows.append(
+            [runtime, name, str(batch), f"{ms['joint']:.0f}", single, f"{slower(result):.2f}"]
+        )
     return f"**One pass against three in sequence**\n\n{markdown(head, rows)}" if rows else ""
 
 
