@@ -49,6 +49,8 @@ PRIMARY = {
     "field": {"plants": ("miou", 1), "cover": ("mae", -1), "weeds": ("mae", -1)},
 }
 
+MASKS = {"plants": "mask", "field": "plants"}
+
 
 # -- what is learned from --------------------------------------------------------------------------
 
@@ -94,13 +96,16 @@ DECIDING = ("joint, no auxiliary heads", "segformer, joint")
 FURTHER = tuple(way for way in WAYS if way not in (JOINT, *DECIDING))
 
 
-RATE = 3e-3  # of 1e-3 and 3e-3 better on the validation plants of seed 0, for both systems
+# Of 1e-3 and 3e-3 the better for masks on the validation plants of seed 0, for both systems. The
+# copies of tasks about the whole picture are unsteady at it: they are fitted at both, and the
+# better on validation stands.
+RATE, STEADY = 3e-3, 1e-3
 
 
-def budget(data: str, seed: int) -> Training:
+def budget(data: str, seed: int, rate: float) -> Training:
     epochs = EPOCHS[data]
     return Training(
-        lr=RATE,
+        lr=rate,
         weight_decay=1e-4,
         batch=16,
         epochs=epochs,
@@ -113,11 +118,11 @@ def budget(data: str, seed: int) -> Training:
     )
 
 
-def fit(data: str, way: str, seed: int, only: str = "") -> dict[str, Any]:
+def fit(data: str, way: str, seed: int, rate: float, only: str = "") -> dict[str, Any]:
     """Test scores of the epoch that is best on validation, size and seconds."""
     suite = suite_of(data, seed)
     suite = suite.only(only) if only else suite
-    learner = replace(WAYS[way], training=budget(data, seed))
+    learner = replace(WAYS[way], training=budget(data, seed, rate))
     started = time.perf_counter()
     learner.fit(suite)
     seconds = time.perf_counter() - started
@@ -128,6 +133,7 @@ def fit(data: str, way: str, seed: int, only: str = "") -> dict[str, Any]:
         "trained": trained,
         "deployed": learner.parameters_,
         "epoch": learner.state_.best_epoch,
+        "validation": learner.state_.best_score,
         "test": learner.score(suite),
     }
 
@@ -250,10 +256,7 @@ TIMED = {
 
 
 def timed(runtime: str, width: float, size: int) -> dict[str, Any]:
-    """Per batch: seconds per pass of each network, taking turns, and how the copies compare.
-
-    ``ratios`` holds, per round, (sum of the three single passes) / (joint pass).
-    """
+    """Per batch: median seconds per pass of each network, taking turns, and the rounds."""
     torch.set_num_threads(1)
     rng, found = np.random.default_rng(0), {}
     with RUNTIMES[runtime](paper_networks(width, size)) as passes:
@@ -266,11 +269,8 @@ def timed(runtime: str, width: float, size: int) -> dict[str, Any]:
                     once(picture)
                     if i:  # the first round warms up
                         taken[name].append(time.perf_counter() - started)
-            singles = np.sum([taken[name] for name in ("mask", "height", "week")], axis=0)
-            found[str(batch)] = {
-                "ratios": [round(float(r), 3) for r in singles / np.array(taken["joint"])],
-                "seconds": {name: float(np.median(values)) for name, values in taken.items()},
-            }
+            medians = {name: float(np.median(values)) for name, values in taken.items()}
+            found[str(batch)] = {"rounds": rounds, "seconds": medians}
     return found
 
 
@@ -283,8 +283,8 @@ def timings() -> Iterator[Cell]:
 # -- the plan --------------------------------------------------------------------------------------
 
 
-def one_fit(data: str, way: str, seed: int, **only: str) -> Cell:
-    settings = {"data": data, "way": way, "seed": seed, **only}
+def one_fit(data: str, way: str, seed: int, rate: float = RATE, **only: str) -> Cell:
+    settings = {"data": data, "way": way, "seed": seed, "rate": rate, **only}
     return settings, partial(fit, **settings)
 
 
@@ -294,7 +294,8 @@ def deciding(data: str, seed: int) -> Iterator[Cell]:
         yield {"data": data, "rule": name, "seed": seed}, partial(RULES[name], data, seed)
     yield one_fit(data, JOINT, seed)
     for task in PRIMARY[data]:
-        yield one_fit(data, JOINT, seed, only=task)
+        for rate in (RATE,) if task == MASKS[data] else (RATE, STEADY):
+            yield one_fit(data, JOINT, seed, rate, only=task)
     for way in DECIDING:
         yield one_fit(data, way, seed)
 
@@ -303,8 +304,8 @@ def run() -> Record:
     """Measure every cell that the record lacks, those that decide claims first, at all seeds."""
     torch.set_num_threads(1)
     record = Record("weedsense")
-    plan = [*deciding("plants", SEEDS[0]), *timings()]
-    plan += [cell for seed in SEEDS[1:] for cell in deciding("plants", seed)]
+    plan = [cell for seed in SEEDS for cell in deciding("plants", seed)]
+    plan += timings()
     try:
         read("img_cwfid/data.parquet")
         plan += [cell for seed in SEEDS for cell in deciding("field", seed)]
@@ -323,7 +324,6 @@ TITLES = {
     "field": "patches of field photographs at 64 x 64, 12 epochs",
 }
 UNITS = {"height": "cm", "cover": "points", "weeds": "weeds"}
-MASKS = {"plants": "mask", "field": "plants"}
 Scores = dict[str, float]
 
 
@@ -354,9 +354,14 @@ class Evidence:
         return {seed: scores for seed, scores in found.items() if len(scores) == len(PRIMARY[data])}
 
     def _one_copy(self, data: str, task: str) -> dict[int, Scores]:
+        """Of the rates a copy was fitted at, the better on validation."""
+        cells: dict[int, list[dict[str, Any]]] = {}
+        for cell in self.record.select(data=data, way=JOINT, only=task):
+            cells.setdefault(cell["settings"]["seed"], []).append(cell["result"])
+        name = PRIMARY[data][task][0]
         return {
-            cell["settings"]["seed"]: {task: cell["result"]["test"][task][PRIMARY[data][task][0]]}
-            for cell in self.record.select(data=data, way=JOINT, only=task)
+            seed: {task: max(found, key=lambda r: r.get("validation", 0))["test"][task][name]}
+            for seed, found in cells.items()
         }
 
     def gain(self, data: str, way: str) -> dict[int, float]:
@@ -430,9 +435,8 @@ def on_size(e: Evidence) -> Iterator[Claim]:
 
 def on_time(e: Evidence) -> Iterator[Claim]:
     for runtime, width, size, batch, result in e.timed():
-        ratio = float(np.median(result["ratios"]))
-        low, high = np.quantile(result["ratios"], (0.1, 0.9))
-        measured = f"{ratio:.2f} (80 % of rounds {low:.2f} to {high:.2f})"
+        ratio = slower(result)
+        measured = f"{ratio:.2f} (medians of {result['rounds']} rounds in turn)"
         network = "the paper's network" if width == 1 else "the small network"
         where = f"{network}, {size} x {size}, batch {batch}, {runtime}, one core"
         if width == 1:
@@ -452,6 +456,12 @@ def on_time(e: Evidence) -> Iterator[Claim]:
             ratio > 2,
             (0,),
         )
+
+
+def slower(result: Mapping[str, Any]) -> float:
+    """The three single networks' median times together, over the joint one's."""
+    seconds = result["seconds"]
+    return sum(seconds[task] for task in ("mask", "height", "week")) / seconds["joint"]
 
 
 def on_sharing(e: Evidence) -> Iterator[Claim]:
@@ -575,7 +585,13 @@ def arrow(before: np.ndarray, after: np.ndarray, metric: str) -> str:
 
 
 # Why a claim does not hold, as far as it is known.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "is 3 times as fast": "of the 16.7 billion multiply-adds of a 512 x 512 pass (the paper's own "
+    "figure) the mask's head alone does 9.4; height and week networks without it cost 7.3 each, so "
+    "three in sequence cost 1.87 times the joint pass, whatever runs them",
+    "saves parameters over three": "the paper's single-task networks are not described; these are "
+    "the same network with one task",
+}
 CLAIMANTS = (on_size, on_time, on_sharing, on_rules, on_ways)
 
 
@@ -640,8 +656,9 @@ def times(e: Evidence) -> str:
         name = f"{'paper' if width == 1 else 'small'}, {size} x {size}"
         ms = {task: 1000 * value for task, value in result["seconds"].items()}
         single = " + ".join(f"{ms[task]:.0f}" for task in ("mask", "height", "week"))
-        ratio = f"{np.median(result['ratios']):.2f}"
-        rows.append([runtime, name, str(batch), f"{ms['joint']:.0f}", single, ratio])
+        rows.append(
+            [runtime, name, str(batch), f"{ms['joint']:.0f}", single, f"{slower(result):.2f}"]
+        )
     return f"**One pass against three in sequence**\n\n{markdown(head, rows)}" if rows else ""
 
 

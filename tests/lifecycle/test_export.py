@@ -352,6 +352,7 @@ def test_what_cannot_be_exported_is_refused(
     refused("task 'reul' is not one .*mean 'relu'", learner, tasks=["reul"])
     refused("tasks is empty", learner, tasks=[])
     refused("int8 needs a suite", learner, int8=True)
+    refused("the suite has no column 'linear'", learner, int8=True, suite=mixed_suite())
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     refused(r"onnxscript: install polytask\[export\]", learner)
     assert list(tmp_path.iterdir()) == []

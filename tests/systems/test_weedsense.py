@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from polytask.data import Batch, Processor, Suite
 from polytask.data.plants import PLANT_TARGETS, plants
@@ -98,6 +99,18 @@ def test_answers_have_the_papers_shapes():
     assert outputs["mask"].shape == (2, 17, 512, 512)
     assert outputs["height"].shape == (2, 1)
     assert outputs["week"].shape == (2, 11)
+
+
+def test_a_pass_costs_what_the_paper_says():
+    def multiply_adds(*tasks: Task) -> float:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            net = WeedSense().build(spec(*tasks)).eval()
+            net.outputs({"image": torch.empty(1, 3, 512, 512)}, [t.name for t in tasks])
+        return counter.get_total_flops() / 2e9
+
+    assert multiply_adds(MASK, HEIGHT, WEEK) == pytest.approx(16.73, rel=0.005)
+    # What no runtime can beat: three networks in sequence cost less than twice the one.
+    assert multiply_adds(MASK) + 2 * multiply_adds(HEIGHT) < 2 * 16.73
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (45, 70), (33, 32)])

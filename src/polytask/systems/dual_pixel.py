@@ -35,6 +35,7 @@ Differs from the paper:
      the picture and a ReLU, and where one is never positive a colour is lost for good.
      ``rectify=False`` (default) leaves that ReLU out; ``rectify=True`` is the published layer.
      Either way an answer with a constant channel raises a warning in training.
+ (7) ``residual=True`` (not the default) adds the input's logits before the last sigmoid.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ class DualPixelNet(MultiTaskModule):
         if config.residual:  # the first answer is the input: no first step away from noise
             for task in dense:
                 if isinstance(task.kind, Picture):
-                    nn.init.zeros_(cast(LateHalf, self.heads[task.name]).last[-1].weight)
+                    last = cast(LateHalf, self.heads[task.name]).last
+                    nn.init.zeros_(cast(nn.Conv2d, last[-1]).weight)
         self._passes = 0
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Halfway:  # type: ignore[override]
