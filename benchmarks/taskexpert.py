@@ -534,8 +534,8 @@ def on_cost(e: Evidence) -> Iterator[Claim]:
 # Why a claim does not hold, where it does not.
 REASONS = {
     "dynamic gates gain most where the light turns the cue: scenes": "so it is with two seeds "
-    "(10.7 and 8.4 % in cool light, 2.9 and 1.6 % in warm); with the third the static network reads "
-    "the slopes in cool light as well (6.8 degrees; 11.9 and 12.0 with the others)",
+    "(10.7 and 8.4 % in cool light, 2.9 and 1.6 % in warm); with the third the static network "
+    "reads the slopes in cool light as well (6.8 degrees; 11.9 and 12.0 with the others)",
     "all tasks in one network beat one network per task: scenes": "level: normals gain, classes "
     "and edges lose; four networks have three times the parameters and four times the updates",
     "one more task costs less than 15 % of the trunk: the small network of the scenes": "the trunk "
