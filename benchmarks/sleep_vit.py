@@ -375,10 +375,11 @@ def plan() -> Iterator[Cell]:
     yield from cells("digits", "majority", "logistic", "shared", "alone digit", "alone speaker")
     for batch in (1, 8):
         yield {"cost": "forward", "batch": batch}, partial(cost, batch)
-    yield from cells("nights", "cnn", "flow", "six heads", "equal", "uw", "upgrad")
+    yield from cells("nights", "cnn")
     yield from cells("digits", "cnn")
+    yield from cells("nights", "six heads", "equal", "upgrad", "uw", "flow")
     yield from cells("nights", "cnn stage", "cnn disorder")
-    yield from cells("waves", "shared", "cnn")
+    yield from cells("waves", "cnn", "shared")
 
 
 def run() -> None:

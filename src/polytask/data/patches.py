@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from polytask.data.batch import Batch
+from polytask.data.batch import Rows
 from polytask.data.mixtures import Draw
 from polytask.errors import InputError
 
@@ -30,7 +30,7 @@ class Patches:
         if self.images < 1:
             raise InputError(f"mixture patches: images is at least 1, not {self.images}")
 
-    def draws(self, data: Batch, size: int, seed: int, epoch: int) -> Iterator[Draw]:
+    def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]:
         if size % self.images:
             raise InputError(
                 f"mixture patches: a batch of {size} cannot be shared by {self.images} images alike"

@@ -17,8 +17,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from polytask.data import Batch, Mixture, Processor, Suite, as_mixture
-from polytask.data.batch import Rows
+from polytask.data import Batch, Mixture, Processor, Rows, Suite, as_mixture
 from polytask.errors import InputError
 from polytask.training.balancers import Balancer, as_balancer
 from polytask.training.engine import Engine
@@ -122,7 +121,10 @@ class StagedLearner(NeuralLearner):
     """
 
     def stages(self, module: MultiTaskModule, suite: Suite) -> list[Stage]:
-        """What happens to a fresh module, in order; ``processor_`` is fitted."""
+        """What happens to a fresh module, in order; ``processor_`` is fitted.
+
+        It stands in the place of ``before_training``, too.
+        """
         raise NotImplementedError
 
     def fit(
@@ -141,7 +143,7 @@ class StagedLearner(NeuralLearner):
             module,
             self.stages(module, suite),
             step=as_step(self.step),  # type: ignore[arg-type]
-            balancer=as_balancer(self.balancer),  # type: ignore[arg-type]
+            balancer=as_balancer(self.balancer),
             mixture=as_mixture(self.mixture),  # type: ignore[arg-type]
             engine=self._engine(),
             out=Path(out) if out else None,
