@@ -594,8 +594,19 @@ CLAIMANTS = (
     on_variants,
 )
 
-# Why a claim does not hold, where it does not.
-REASONS: dict[str, str] = {}
+# Why a claim does not hold, where it does not. Figures of training rows are of seed 0.
+REASONS = {
+    "as good as LightGBM per task on clinical features: nights, mean kappa": "its features spell "
+    "out what makes a stage and a disorder (rates and their spread, flow and effort stretch by "
+    "stretch, chest against abdomen); the network has to find that in 1,440 windows",
+    "as good as shared convolutions of equal size: nights, mean kappa": "in the same 15 epochs the "
+    "transformer fits stages less well even where it was trained (kappa 0.61; convolutions 0.91), "
+    "so this is not overfitting; convolutions with a mean over time find an oscillation at any "
+    "phase and place, which tokens with learned positions must learn from few windows (the latter "
+    "is our reading, not measured)",
+    "as good as shared convolutions of equal size: digits, mean accuracy": "level: the gap is half "
+    "a clip of 300 in the mean, and less than its error",
+}
 
 
 # -- tables --------------------------------------------------------------------------------------
