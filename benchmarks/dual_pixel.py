@@ -38,7 +38,7 @@ from polytask.data.dual_pixel_views import (
     scene_suite,
     two_layers,
 )
-from polytask.data.patches import Patches
+from polytask.data.mixtures import Patches
 from polytask.systems.dual_pixel import DualPixel, Pretraining
 from polytask.training import Training
 
@@ -125,7 +125,7 @@ class Setting:
 def learner(epochs: int, first: int, **changes: Any) -> DualPixel:
     """As large as a laptop trains; phase 1 has half the learning rate, as in the paper."""
     budget = Training(
-        lr=4e-3, batch=8, epochs=epochs, patience=epochs, schedule="cosine", device="cpu"
+        lr=4e-3, warmup=40, batch=8, epochs=epochs, patience=epochs, schedule="cosine", device="cpu"
     )
     small = {"width": 8, "pools": 2, "residual": True, "mixture": "joint", "augment": "none"}
     return DualPixel(

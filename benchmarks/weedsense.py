@@ -16,6 +16,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from polytask.systems.weedsense import WeedSense
 from polytask.tasks import Classification, Regression, Segmentation, Task
 from polytask.training import NeuralLearner, Training
 
+Cell = tuple[dict[str, Any], Callable[[], dict[str, Any]]]  # settings, measurement
 COMMAND = "python benchmarks/weedsense.py"
 SEEDS = (0, 1, 2)
 # What every task is judged by, and whether more of it is better.
@@ -47,18 +49,20 @@ PRIMARY = {
     "field": {"plants": ("miou", 1), "cover": ("mae", -1), "weeds": ("mae", -1)},
 }
 
+MASKS = {"plants": "mask", "field": "plants"}
+
 
 # -- what is learned from --------------------------------------------------------------------------
 
 
 def plant_suite(seed: int) -> Suite:
-    """200 plants in six weeks: 804 photographs train, 156 validate, 240 test."""
+    """140 plants in six weeks: 486 photographs train, 102 validate, 252 test."""
     return Suite.from_table(
-        plants(count=200, seed=seed, size=48),
+        plants(count=140, seed=seed, size=48),
         PLANT_TARGETS,
         name="plants",
         inputs={"image": "picture"},
-        split=GroupSplit("plant", seed, (0.67, 0.13, 0.2)),
+        split=GroupSplit("plant", seed, (0.58, 0.12, 0.3)),
     )
 
 
@@ -66,7 +70,7 @@ SUITES: dict[str, Callable[[int], Suite]] = {
     "plants": plant_suite,
     "field": lambda seed: cwfid(size=(64, 64)),
 }
-EPOCHS = {"plants": 8, "field": 16}
+EPOCHS = {"plants": 8, "field": 12}
 
 
 @lru_cache(maxsize=1)
@@ -92,13 +96,16 @@ DECIDING = ("joint, no auxiliary heads", "segformer, joint")
 FURTHER = tuple(way for way in WAYS if way not in (JOINT, *DECIDING))
 
 
-RATE = 3e-3  # of 1e-3 and 3e-3 better on the validation plants of seed 0, for both systems
+# Of 1e-3 and 3e-3 the better for masks on the validation plants of seed 0, for both systems. The
+# copies of tasks about the whole picture are unsteady at it: they are fitted at both, and the
+# better on validation stands.
+RATE, STEADY = 3e-3, 1e-3
 
 
-def budget(data: str, seed: int) -> Training:
+def budget(data: str, seed: int, rate: float) -> Training:
     epochs = EPOCHS[data]
     return Training(
-        lr=RATE,
+        lr=rate,
         weight_decay=1e-4,
         batch=16,
         epochs=epochs,
@@ -111,11 +118,11 @@ def budget(data: str, seed: int) -> Training:
     )
 
 
-def fit(data: str, way: str, seed: int, only: str = "") -> dict[str, Any]:
+def fit(data: str, way: str, seed: int, rate: float, only: str = "") -> dict[str, Any]:
     """Test scores of the epoch that is best on validation, size and seconds."""
     suite = suite_of(data, seed)
     suite = suite.only(only) if only else suite
-    learner = replace(WAYS[way], training=budget(data, seed))
+    learner = replace(WAYS[way], training=budget(data, seed, rate))
     started = time.perf_counter()
     learner.fit(suite)
     seconds = time.perf_counter() - started
@@ -126,6 +133,7 @@ def fit(data: str, way: str, seed: int, only: str = "") -> dict[str, Any]:
         "trained": trained,
         "deployed": learner.parameters_,
         "epoch": learner.state_.best_epoch,
+        "validation": learner.state_.best_score,
         "test": learner.score(suite),
     }
 
@@ -200,81 +208,83 @@ def paper_networks(width: float, size: int) -> dict[str, WeedSense]:
     return networks
 
 
-def torch_passes(networks: Mapping[str, WeedSense], size: int, batch: int) -> dict[str, Any]:
-    picture = {"image": torch.rand(batch, 3, size, size)}
+Passes = dict[str, Callable[[np.ndarray], Any]]
 
-    def answer(learner: WeedSense) -> None:
+
+@contextmanager
+def torch_passes(networks: Mapping[str, WeedSense]) -> Iterator[Passes]:
+    def answer(learner: WeedSense, picture: np.ndarray) -> None:
         with torch.inference_mode():
-            learner.module_.outputs(picture, list(learner.module_.tasks))
+            inputs = {"image": torch.from_numpy(picture)}
+            learner.module_.outputs(inputs, list(learner.module_.tasks))
 
-    return {name: partial(answer, learner) for name, learner in networks.items()}
+    yield {name: partial(answer, learner) for name, learner in networks.items()}
 
 
-def onnx_passes(networks: Mapping[str, WeedSense], size: int, batch: int) -> dict[str, Any]:
+@contextmanager
+def onnx_passes(networks: Mapping[str, WeedSense]) -> Iterator[Passes]:
     import onnxruntime
 
     from polytask.lifecycle.export import export
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    picture = np.random.default_rng(0).random((batch, 3, size, size), dtype=np.float32)
-    passes = {}
+    sessions = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, learner in networks.items():
             export(learner, Path(folder) / name)
-            session = onnxruntime.InferenceSession(
-                Path(folder) / name / "model.onnx", options, providers=["CPUExecutionProvider"]
+            file = Path(folder) / name / "model.onnx"
+            sessions[name] = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
             )
-            feed = {session.get_inputs()[0].name: picture}
-            passes[name] = partial(session.run, None, feed)
-    return passes
+
+    def answer(session: Any, picture: np.ndarray) -> None:
+        session.run(None, {session.get_inputs()[0].name: picture})
+
+    yield {name: partial(answer, session) for name, session in sessions.items()}
 
 
 RUNTIMES = {"pytorch": torch_passes, "onnxruntime": onnx_passes}
+# Width, size, rounds by batch. A round is one pass of each network.
+TIMED = {
+    ("pytorch", 0.25, 64): {1: 41, 8: 21},
+    ("pytorch", 1.0, 256): {1: 11, 8: 5},
+    ("pytorch", 1.0, 512): {1: 5},
+    ("onnxruntime", 0.25, 64): {1: 41, 8: 21},
+    ("onnxruntime", 1.0, 256): {1: 11, 8: 5},
+}
 
 
-def timed(runtime: str, width: float, size: int, batch: int, rounds: int) -> dict[str, Any]:
-    """Seconds per pass of each network, taking turns, and the ratio of the sequence to the joint.
-
-    The ratio is the median over rounds of (sum of the three single passes) / (joint pass).
-    """
+def timed(runtime: str, width: float, size: int) -> dict[str, Any]:
+    """Per batch: median seconds per pass of each network, taking turns, and the rounds."""
     torch.set_num_threads(1)
-    passes = RUNTIMES[runtime](paper_networks(width, size), size, batch)
-    taken: dict[str, list[float]] = {name: [] for name in passes}
-    for i in range(rounds + 1):
-        for name, once in passes.items():
-            started = time.perf_counter()
-            once()
-            if i:  # the first round warms up
-                taken[name].append(time.perf_counter() - started)
-    singles = np.sum([taken[name] for name in ("mask", "height", "week")], axis=0)
-    ratios = singles / np.array(taken["joint"])
-    return {
-        "ratio": float(np.median(ratios)),
-        "ratios": [round(float(r), 3) for r in ratios],
-        "seconds": {name: float(np.median(values)) for name, values in taken.items()},
-    }
+    rng, found = np.random.default_rng(0), {}
+    with RUNTIMES[runtime](paper_networks(width, size)) as passes:
+        for batch, rounds in TIMED[runtime, width, size].items():
+            picture = rng.random((batch, 3, size, size), dtype=np.float32)
+            taken: dict[str, list[float]] = {name: [] for name in passes}
+            for i in range(rounds + 1):
+                for name, once in passes.items():
+                    started = time.perf_counter()
+                    once(picture)
+                    if i:  # the first round warms up
+                        taken[name].append(time.perf_counter() - started)
+            medians = {name: float(np.median(values)) for name, values in taken.items()}
+            found[str(batch)] = {"rounds": rounds, "seconds": medians}
+    return found
 
 
 def timings() -> Iterator[Cell]:
-    for runtime in RUNTIMES:
-        for width, size, batch, rounds in (
-            (1.0, 512, 1, 7),
-            (1.0, 512, 8, 3),
-            (0.25, 64, 1, 51),
-            (0.25, 64, 8, 31),
-        ):
-            asked = {"runtime": runtime, "width": width, "size": size, "batch": batch}
-            yield {"part": "time", **asked}, partial(timed, rounds=rounds, **asked)
+    for runtime, width, size in TIMED:
+        asked = {"runtime": runtime, "width": width, "size": size}
+        yield {"part": "time", **asked}, partial(timed, **asked)
 
 
 # -- the plan --------------------------------------------------------------------------------------
 
-Cell = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 
-
-def one_fit(data: str, way: str, seed: int, **only: str) -> Cell:
-    settings = {"data": data, "way": way, "seed": seed, **only}
+def one_fit(data: str, way: str, seed: int, rate: float = RATE, **only: str) -> Cell:
+    settings = {"data": data, "way": way, "seed": seed, "rate": rate, **only}
     return settings, partial(fit, **settings)
 
 
@@ -284,7 +294,8 @@ def deciding(data: str, seed: int) -> Iterator[Cell]:
         yield {"data": data, "rule": name, "seed": seed}, partial(RULES[name], data, seed)
     yield one_fit(data, JOINT, seed)
     for task in PRIMARY[data]:
-        yield one_fit(data, JOINT, seed, only=task)
+        for rate in (RATE,) if task == MASKS[data] else (RATE, STEADY):
+            yield one_fit(data, JOINT, seed, rate, only=task)
     for way in DECIDING:
         yield one_fit(data, way, seed)
 
@@ -310,10 +321,9 @@ def run() -> Record:
 
 TITLES = {
     "plants": "rendered plants, 48 x 48, 8 epochs",
-    "field": "patches of field photographs at 64 x 64, 16 epochs",
+    "field": "patches of field photographs at 64 x 64, 12 epochs",
 }
 UNITS = {"height": "cm", "cover": "points", "weeds": "weeds"}
-MASKS = {"plants": "mask", "field": "plants"}
 Scores = dict[str, float]
 
 
@@ -344,9 +354,14 @@ class Evidence:
         return {seed: scores for seed, scores in found.items() if len(scores) == len(PRIMARY[data])}
 
     def _one_copy(self, data: str, task: str) -> dict[int, Scores]:
+        """Of the rates a copy was fitted at, the better on validation."""
+        cells: dict[int, list[dict[str, Any]]] = {}
+        for cell in self.record.select(data=data, way=JOINT, only=task):
+            cells.setdefault(cell["settings"]["seed"], []).append(cell["result"])
+        name = PRIMARY[data][task][0]
         return {
-            cell["settings"]["seed"]: {task: cell["result"]["test"][task][PRIMARY[data][task][0]]}
-            for cell in self.record.select(data=data, way=JOINT, only=task)
+            seed: {task: max(found, key=lambda r: r.get("validation", 0))["test"][task][name]}
+            for seed, found in cells.items()
         }
 
     def gain(self, data: str, way: str) -> dict[int, float]:
@@ -373,12 +388,12 @@ class Evidence:
         single = sum(cells[0]["result"]["deployed"] for cells in alone)
         return joint[0]["result"]["deployed"], single
 
-    def ratios(self, width: float) -> dict[tuple[str, int], dict[str, Any]]:
-        """(runtime, batch) -> timings at this width."""
-        return {
-            (row["settings"]["runtime"], row["settings"]["batch"]): row["result"]
-            for row in self.record.select(part="time", width=width)
-        }
+    def timed(self) -> Iterator[tuple[str, float, int, int, dict[str, Any]]]:
+        """Runtime, width, size, batch and timings of every pass on record."""
+        for runtime, width, size in TIMED:
+            for row in self.record.select(part="time", runtime=runtime, width=width, size=size):
+                for batch, result in row["result"].items():
+                    yield runtime, width, size, int(batch), result
 
 
 def said(
@@ -419,28 +434,34 @@ def on_size(e: Evidence) -> Iterator[Claim]:
 
 
 def on_time(e: Evidence) -> Iterator[Claim]:
-    for width, size in ((1.0, 512), (0.25, 64)):
-        for (runtime, batch), result in e.ratios(width).items():
-            low, high = np.quantile(result["ratios"], (0.1, 0.9))
-            ratio = f"{result['ratio']:.2f} (80 % of rounds {low:.2f} to {high:.2f})"
-            where = f"{size} x {size}, batch {batch}, {runtime}, one core"
-            if width == 1.0:
-                yield said(
-                    f"The joint network is 3 times as fast as three in sequence: {where}",
-                    "3x (abstract)",
-                    ratio,
-                    "three / joint >= 3",
-                    result["ratio"] >= 3,
-                    (0,),
-                )
+    for runtime, width, size, batch, result in e.timed():
+        ratio = slower(result)
+        measured = f"{ratio:.2f} (medians of {result['rounds']} rounds in turn)"
+        network = "the paper's network" if width == 1 else "the small network"
+        where = f"{network}, {size} x {size}, batch {batch}, {runtime}, one core"
+        if width == 1:
             yield said(
-                f"The joint network takes less than half the time of three in sequence: {where}",
-                "",
-                ratio,
-                "three / joint > 2",
-                result["ratio"] > 2,
+                f"One pass is 3 times as fast as three in sequence: {where}",
+                "3x (abstract)",
+                measured,
+                "three / joint >= 3",
+                ratio >= 3,
                 (0,),
             )
+        yield said(
+            f"One pass takes less than half the time of three in sequence: {where}",
+            "",
+            measured,
+            "three / joint > 2",
+            ratio > 2,
+            (0,),
+        )
+
+
+def slower(result: Mapping[str, Any]) -> float:
+    """The three single networks' median times together, over the joint one's."""
+    seconds = result["seconds"]
+    return sum(seconds[task] for task in ("mask", "height", "week")) / seconds["joint"]
 
 
 def on_sharing(e: Evidence) -> Iterator[Claim]:
@@ -564,7 +585,13 @@ def arrow(before: np.ndarray, after: np.ndarray, metric: str) -> str:
 
 
 # Why a claim does not hold, as far as it is known.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "is 3 times as fast": "of the 16.7 billion multiply-adds of a 512 x 512 pass (the paper's own "
+    "figure) the mask's head alone does 9.4; height and week networks without it cost 7.3 each, so "
+    "three in sequence cost 1.87 times the joint pass, whatever runs them",
+    "saves parameters over three": "the paper's single-task networks are not described; these are "
+    "the same network with one task",
+}
 CLAIMANTS = (on_size, on_time, on_sharing, on_rules, on_ways)
 
 
@@ -579,8 +606,8 @@ def claims() -> list[Claim]:
 def table() -> str:
     """Accuracy on both sets, then time, from the record."""
     evidence = Evidence(Record("weedsense"))
-    parts = [accuracy(evidence, data) for data in PRIMARY]
-    return "\n\n".join([*(part for part in parts if part), times(evidence)])
+    parts = [*(accuracy(evidence, data) for data in PRIMARY), times(evidence)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def accuracy(e: Evidence, data: str) -> str:
@@ -625,13 +652,14 @@ def figures(data: str, found: list[Scores]) -> list[str]:
 def times(e: Evidence) -> str:
     head = ["runtime", "network", "batch", "joint, ms", "mask + height + week, ms", "ratio"]
     rows = []
-    for width, name in ((1.0, "paper's, 512 x 512"), (0.25, "small, 64 x 64")):
-        for (runtime, batch), result in e.ratios(width).items():
-            ms = {task: 1000 * value for task, value in result["seconds"].items()}
-            single = " + ".join(f"{ms[task]:.0f}" for task in ("mask", "height", "week"))
-            ratio = f"{result['ratio']:.2f}"
-            rows.append([runtime, name, str(batch), f"{ms['joint']:.0f}", single, ratio])
-    return f"**One forward pass against three in sequence**\n\n{markdown(head, rows)}"
+    for runtime, width, size, batch, result in e.timed():
+        name = f"{'paper' if width == 1 else 'small'}, {size} x {size}"
+        ms = {task: 1000 * value for task, value in result["seconds"].items()}
+        single = " + ".join(f"{ms[task]:.0f}" for task in ("mask", "height", "week"))
+        rows.append(
+            [runtime, name, str(batch), f"{ms['joint']:.0f}", single, f"{slower(result):.2f}"]
+        )
+    return f"**One pass against three in sequence**\n\n{markdown(head, rows)}" if rows else ""
 
 
 if __name__ == "__main__":

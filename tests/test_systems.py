@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "weedsense": {"width": 0.0625},
     "taskexpert": {"trunk": "vit(width=16, depth=2, heads=2, patch=4)", "width": 8, "experts": 2},
     "segformer": {"trunk": "mit(widths=(8, 16, 24, 32), depths=(1, 1, 1, 1))", "width": 16},
+    "conv_heads": {"trunk": "vit(width=16, depth=2, heads=2, patch=4)"},
+    "dual_pixel": {"width": 4, "pools": 2, "augment": "dense(flip=0.0, crop=(8, 8))"},
+    "unet": {"features": (4, 4, 8, 8, 8, 4)},
     "sleep_vit": {"patch": 6, "width": 16, "depth": 2, "heads": 2, "ff": 16, "dense": 8},
     "cnn1d": {},
     "lightgbm": {"rounds": 5},
@@ -59,6 +63,9 @@ SUITES = {
     "weedsense": photograph_suite,
     "taskexpert": photograph_suite,
     "segformer": photograph_suite,
+    "conv_heads": photograph_suite,
+    "dual_pixel": photograph_suite,
+    "unet": partial(photograph_suite, size=32),
     "sleep_vit": signal_suite,
     "cnn1d": signal_suite,
 }

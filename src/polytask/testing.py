@@ -229,7 +229,7 @@ def _fits(trial: _Trial) -> str:
     for name, values in trial.first.items():
         kind = trial.processor.task(name).kind
         classes = 0 if kind.dense else len(getattr(kind, "classes", ()))
-        answer = (classes,) if classes else ()
+        answer: tuple[int, ...] = (classes,) if classes else ()
         if kind.dense:
             answer = trial.processor.encode(trial.suite, "test")[:].targets[name].shape[1:]
         shape = (trial.rows.num_rows, *answer)

@@ -101,3 +101,11 @@ def test_seeds_tell_scenes_and_pairs_do_not_move_each_other():
     other = scene_suite(views_only=2, pairs=1, validation=1, test=1, size=16, seed=2)
     pictures = [s.table("train")["blurred"].to_pylist() for s in (few, more, other)]
     assert pictures[0] == pictures[1][:3] and pictures[0] != pictures[2]
+
+
+def test_at_one_depth_a_photograph_does_not_tell_the_side_of_the_focal_plane():
+    sharp = textured(np.random.default_rng(0), 16)
+    front, behind = (photograph(sharp, np.full((16, 16), r)) for r in (-3, 3))
+    np.testing.assert_allclose(front.combined, behind.combined, atol=1e-12)
+    np.testing.assert_allclose(front.left, behind.right, atol=1e-12)
+    assert np.abs(front.left - behind.left).max() > 0.1

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from polytask.data import Batch, Processor, Suite
 from polytask.data.plants import PLANT_TARGETS, plants
 from polytask.data.processor import PictureColumn
 from polytask.errors import InputError
 from polytask.parts.dense import DeepSupervision, stripped
+from polytask.parts.trunks import as_trunk
 from polytask.systems.weedsense import (
     GrowthDecoder,
     PostNormLayer,
@@ -20,14 +22,15 @@ from polytask.systems.weedsense import (
     sine_positions,
 )
 from polytask.tasks import Classification, DenseRegression, Regression, Segmentation, Task
-from polytask.testing import check_system
 from polytask.training import Training
 
 MASK = Task("mask", Segmentation(tuple(range(17))))
 HEIGHT = Task("height", Regression("cm", mean=40.0, std=25.0))
 WEEK = Task("week", Classification(tuple(range(11))))
 TINY = WeedSense(
-    width=0.125, training=Training(lr=1e-3, batch=8, epochs=2, patience=2, device="cpu")
+    width=0.125,
+    augment="none",
+    training=Training(lr=1e-3, batch=8, epochs=2, patience=2, device="cpu"),
 )
 
 
@@ -96,6 +99,18 @@ def test_answers_have_the_papers_shapes():
     assert outputs["mask"].shape == (2, 17, 512, 512)
     assert outputs["height"].shape == (2, 1)
     assert outputs["week"].shape == (2, 11)
+
+
+def test_a_pass_costs_what_the_paper_says():
+    def multiply_adds(*tasks: Task) -> float:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            net = WeedSense().build(spec(*tasks)).eval()
+            net.outputs({"image": torch.empty(1, 3, 512, 512)}, [t.name for t in tasks])
+        return counter.get_total_flops() / 2e9
+
+    assert multiply_adds(MASK, HEIGHT, WEEK) == pytest.approx(16.73, rel=0.005)
+    # What no runtime can beat: three networks in sequence cost less than twice the one.
+    assert multiply_adds(MASK) + 2 * multiply_adds(HEIGHT) < 2 * 16.73
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (45, 70), (33, 32)])
@@ -269,13 +284,24 @@ def test_the_decoder_runs_only_for_tasks_that_read_it():
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_it_learns_where_the_plant_is_and_how_tall(norm, suite):
-    training = Training(lr=3e-3, batch=12, epochs=25, patience=25, device="cpu")
-    learner = WeedSense(width=0.125, norm=norm, training=training).fit(suite)
-    scores = learner.score(suite, "train")
-    heights = np.array(suite.table("train")["height"])
-    assert scores["height"]["mae"] < 0.5 * np.abs(heights - np.median(heights)).mean()
-    assert scores["mask"]["miou"] > 0.25  # soil everywhere is 0.2
+def test_every_task_is_learned(norm):
+    mask = Task("mask", Segmentation(("dark", "lit")))
+    net, batch = tiny(mask, HEIGHT, WEEK, norm=norm), rows(8, size=32)
+    tall = torch.arange(4, 36, 4)
+    lit = torch.arange(32).view(1, -1, 1) < tall.view(-1, 1, 1)
+    batch.inputs["image"][:] = lit.unsqueeze(1).float()
+    batch.targets["mask"][:] = lit.expand(8, 32, 32).long()
+    batch.targets["height"][:] = 2.0 * tall
+    batch.targets["week"][:] = torch.arange(8)
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(48):
+        losses.append(net.losses(batch))
+        optimizer.zero_grad()
+        sum(losses[-1].values()).backward()
+        optimizer.step()
+    for task in batch.targets:
+        assert sum(step[task] for step in losses[-8:]) / 8 < 0.75 * losses[0][task], task
 
 
 def test_one_picture_at_a_time_is_refused_or_group_normalised(suite):
@@ -294,7 +320,27 @@ def test_settings_that_cannot_be_are_refused(settings):
         replace(TINY, **settings).build(spec())
 
 
-def test_promises(suite):
-    checks = check_system(WeedSense, suite=suite, width=0.125, training=TINY.training)
-    broken = [c for c in checks if c.passed is False]
-    assert broken == []
+# -- other trunks --------------------------------------------------------------------------------
+
+
+def test_another_trunk_takes_the_place_of_the_dual_path(suite, tmp_path):
+    trunk = "vit(width=16, depth=2, heads=2, patch=8)"
+    learner = replace(TINY, trunk=trunk, training=replace(TINY.training, epochs=1)).fit(suite)
+    net = learner.module_
+    assert net.neck is not None
+    assert len(net.heads["mask"].deep.heads) == len(net.trunk.channels)
+    table = suite.table("test").select(["image"])
+    before = learner.predict(table)
+    assert before["mask"].shape == (len(table), 32, 32)
+    learner.save_pretrained(tmp_path / "model")
+    after = WeedSense.from_pretrained(tmp_path / "model").predict(table)
+    assert all(np.array_equal(before[task], after[task]) for task in before)
+
+
+def test_the_starting_weights_of_another_trunk_are_left_alone():
+    torch.manual_seed(0)
+    net = replace(TINY, trunk="vit(width=16, depth=1, heads=2, patch=8)").build(spec())
+    torch.manual_seed(0)
+    alone = as_trunk("vit(width=16, depth=1, heads=2, patch=8)", spec().pictures["image"])
+    for ours, theirs in zip(net.trunk.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

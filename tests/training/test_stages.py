@@ -1,6 +1,6 @@
 """Stages: each with rows, weights and frozen parts of its own, one after the other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -56,77 +56,55 @@ def weights(module):
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
-def run_first(suite, frozen=True, balancer="sum"):
+def fresh(suite):
+    """An untrained module and the stages it is to go through."""
     learner = taught()
     learner.processor_ = Processor.fit(suite)
     torch.manual_seed(0)
     module = learner.build(learner.processor_)
-    before = weights(module)
-    stage = learner.stages(module, suite)[0]
-    if not frozen:
-        stage = Stage(stage.name, stage.data, stage.validation, stage.training, stage.weights)
-    states = train_stages(
+    return module, learner.stages(module, suite)
+
+
+def run(module, stages):
+    return train_stages(
         module,
-        [stage],
+        stages,
         step=as_step("plain"),
-        balancer=as_balancer(balancer),
+        balancer=as_balancer("sum"),
         mixture=JointRows(),
         engine=Engine(device="cpu"),
         progress=lambda record: None,
     )
-    return module, before, weights(module), states
 
 
 def test_frozen_parts_stay_to_the_bit_and_the_rest_learns(suite):
-    module, before, after, states = run_first(suite)
+    module, stages = fresh(suite)
+    before = weights(module)
+    states = run(module, stages[:1])
     frozen = {n for n in before if n.startswith("heads.task:price")}
     assert frozen
-    for name in before:
-        assert torch.equal(before[name], after[name]) == (name in frozen), name
+    for name, value in weights(module).items():
+        assert torch.equal(before[name], value) == (name in frozen), name
     assert all(p.requires_grad for p in module.parameters())
     assert list(states) == ["rent"] and set(states["rent"].history[0]["validation"]) == {"rent"}
 
 
 def test_weights_hold_within_their_stage(suite):
-    module, *_, states = run_first(suite)
-    assert module.weights == {}
-    plain = Stage("rent", *_stage_data(suite), taught().training)
-    torch.manual_seed(0)
-    alone = taught().build(Processor.fit(suite))
-    other = train_stages(
-        alone,
-        [plain],
-        step=as_step("plain"),
-        balancer=as_balancer("sum"),
-        mixture=JointRows(),
-        engine=Engine(device="cpu"),
-        progress=lambda record: None,
-    )
-    first, second = (s["rent"].history[0]["loss"]["rent"] for s in (states, other))
-    # AdamW forgets the scale of a loss, so weights agree and the loss told is twice as large.
-    assert first == pytest.approx(2 * second, rel=1e-3)
-
-
-def _stage_data(suite):
-    processor = Processor.fit(suite)
-    return [processor.encode(suite, split).only(["rent"]) for split in ("train", "validation")]
+    told = []
+    for given in ({"rent": 2.0}, {}):
+        module, stages = fresh(suite)
+        states = run(module, [replace(stages[0], weights=given)])
+        told.append(states["rent"].history[0]["loss"]["rent"])
+        assert module.weights == {}
+    # AdamW forgets the scale of a loss, so both learn alike and one tells twice the loss.
+    assert told[0] == pytest.approx(2 * told[1], rel=1e-3)
 
 
 def test_a_parameter_that_was_frozen_stays_frozen(suite):
-    learner = taught()
-    learner.processor_ = Processor.fit(suite)
-    module = learner.build(learner.processor_)
+    module, stages = fresh(suite)
     held = next(module.heads["price"].parameters())
     held.requires_grad_(False)
-    train_stages(
-        module,
-        learner.stages(module, suite),
-        step=as_step("plain"),
-        balancer=as_balancer("sum"),
-        mixture=JointRows(),
-        engine=Engine(device="cpu"),
-        progress=lambda record: None,
-    )
+    run(module, stages)
     assert not held.requires_grad
 
 
@@ -142,14 +120,14 @@ def test_a_learner_in_stages(suite):
 def test_a_run_that_was_stopped_goes_on_in_its_stage(suite, tmp_path):
     whole = taught().fit(suite)
 
-    class Stop(Exception):
+    class StoppedError(Exception):
         """The machine goes down."""
 
     def stop(record):
         if record.get("stage") == "both" and record["epoch"] == 0:
-            raise Stop
+            raise StoppedError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         taught().fit(suite, out=tmp_path, progress=stop)
     seen = []
     resumed = taught().fit(suite, out=tmp_path, progress=seen.append)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +42,13 @@ class UNetNet(MultiTaskModule):
         ((self.picture, column),) = spec.pictures.items()
         self.residual, last = config.residual, config.features[5]
         self.parts = [last, column.channels]
+        # MONAI says a norm is text; its blocks take None for none.
+        norm: Any = None if config.norm == "none" else (config.norm, {"affine": True})
         self.trunk = BasicUNet(
             spatial_dims=2,
             in_channels=column.channels,
             features=config.features,
-            norm=None if config.norm == "none" else (config.norm, {"affine": True}),
+            norm=norm,
         )
         self.trunk.final_conv = nn.Identity()
         self.heads = Heads(

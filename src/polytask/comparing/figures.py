@@ -165,6 +165,7 @@ def signal(
         axes.set_ylabel("attention")
     panels[-1].set_xlim(0, samples)
     panels[-1].set_xlabel("sample")
+    figure.align_ylabels(panels)
     return as_svg(figure, label)
 
 

@@ -207,10 +207,11 @@ def strongest_of(errors: Iterable[ArrayLike]) -> float:
     return float(np.quantile(sizes, 0.98)) if sizes.size else 1.0
 
 
-def as_png(image: Image, side: int | None = None) -> bytes:
-    """A PNG file whose longer side has at most ``side`` pixels, with at most 256 colours.
+def as_png(image: Image, side: int | None = None, colours: int | None = None) -> bytes:
+    """A PNG file whose longer side has at most ``side`` pixels.
 
-    Maps are made smaller without mixing their classes or colours.
+    Maps are made smaller without mixing their classes or colours; photographs may be brought to a
+    number of ``colours``.
     """
     from PIL import Image as Images
 
@@ -219,10 +220,10 @@ def as_png(image: Image, side: int | None = None) -> bytes:
         width, height = (max(1, round(n * scale)) for n in image.size)
         way = Images.Resampling.NEAREST if image.mode == "P" else Images.Resampling.LANCZOS
         image = image.resize((width, height), way)
-    if image.mode == "RGB":
-        image = image.quantize(256, Images.Quantize.MEDIANCUT)
+    if colours and image.mode == "RGB":
+        image = image.quantize(colours, Images.Quantize.FASTOCTREE)
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG")
     return file.getvalue()
 
 

@@ -96,7 +96,7 @@ class Tokens(nn.Module):
         """Tokens of a batch of signals or pictures."""
         positions = self.positions_of(self.patches.grid(*x.shape[2:]))
         patches = self.patches(x)
-        return torch.cat([self.cls.expand(len(x), -1, -1), patches], dim=1) + positions
+        return torch.cat([self.cls.expand(x.shape[0], -1, -1), patches], dim=1) + positions
 
     def positions_of(self, grid: Sequence[int]) -> Tensor:
         """Positions ``[1, 1 + P, width]`` of a grid of patches, that of the cls token first."""

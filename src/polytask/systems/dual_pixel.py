@@ -34,7 +34,8 @@ Differs from the paper:
  (6) The trap of the reference is watched: the convolution before the last has as many channels as
      the picture and a ReLU, and where one is never positive a colour is lost for good.
      ``rectify=False`` (default) leaves that ReLU out; ``rectify=True`` is the published layer.
-     Either way a picture with a constant channel raises a warning in training.
+     Either way an answer with a constant channel raises a warning in training.
+ (7) ``residual=True`` (not the default) adds the input's logits before the last sigmoid.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polytask.data import Batch, Processor, Suite, as_augmentation, as_mixture
-from polytask.data.patches import Patches
+from polytask.data.mixtures import Patches
 from polytask.errors import InputError
 from polytask.parts.heads import Heads
 from polytask.tasks import Kind, Picture, Task
@@ -61,7 +62,7 @@ from polytask.tasks.maps import open_cell, unit_range
 from polytask.training import MultiTaskModule, Training
 from polytask.training.stages import Stage, StagedLearner
 
-_WATCHED = {1, 20, 100, 500}  # passes after which constant channels are looked for
+_WATCHED = {20, 100, 500}  # passes after which constant channels are looked for
 _EDGE = 0.02  # black and white have finite logits: those of 0.02 and 0.98
 # Rotation of the picture -> motion views that L and R then are (directions in steps of 45 degrees).
 _MOTION = {0: (6, 2), 45: (5, 1), 90: (4, 0), 135: (3, 7)}
@@ -135,13 +136,12 @@ class LateHalf(nn.Module):
         )
         self.merge = nn.Sequential(conv(2 * width, width), conv(width, width))
         outputs = kind.outputs
-        self.last: nn.Module = nn.Conv2d(width, outputs, 1)
+        between: list[nn.Module] = []
         if isinstance(kind, Picture):
-            self.last = nn.Sequential(
-                nn.Conv2d(width, outputs, 3, padding=1),
-                nn.ReLU() if rectify else nn.Identity(),
-                nn.Conv2d(outputs, outputs, 1),
-            )
+            between = [nn.Conv2d(width, outputs, 3, padding=1)]
+            between += [nn.ReLU()] if rectify else []
+            width = outputs
+        self.last = nn.Sequential(*between, nn.Conv2d(width, outputs, 1))
 
     def forward(self, m: Tensor, finest: Tensor) -> Tensor:
         """What the kind reads; of pictures, the logits of their brightness."""
@@ -186,11 +186,17 @@ class DualPixelNet(MultiTaskModule):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if config.residual:  # the first answer is the input: no first step away from noise
+            for task in dense:
+                if isinstance(task.kind, Picture):
+                    last = cast(LateHalf, self.heads[task.name]).last
+                    nn.init.zeros_(cast(nn.Conv2d, last[-1]).weight)
         self._passes = 0
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Halfway:  # type: ignore[override]
         """Everything up to the exchange, the picture padded at top and left to whole strides."""
         picture = inputs[self.picture]
+        self._passes += self.training
         top, left = (-side % self.stride for side in picture.shape[-2:])
         padded = F.pad(picture, (left, 0, top, 0))
         # Channels last: convolutions of few channels are half as fast again on a CPU.
@@ -208,6 +214,8 @@ class DualPixelNet(MultiTaskModule):
         answer = head(representation.exchange, representation.finest)[..., -height:, -width:]
         if not isinstance(kind, Picture):
             return answer
+        if self.training and self._passes in _WATCHED:
+            _warn_if_constant(task, answer, self._passes)
         if self.residual:
             answer = answer + torch.logit(picture, eps=_EDGE)
         return answer.sigmoid()
@@ -215,8 +223,6 @@ class DualPixelNet(MultiTaskModule):
     def losses_at(self, representation: Halfway, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         """Per task, and for two views how they add up (L_C) and differ (L_D); all weighted."""
         outputs = {t: self.answer(representation, t).float() for t in batch.targets}
-        if self.training:
-            self._watch(outputs)
         losses = {
             t: self.tasks[t].kind.loss(output, batch.targets[t], batch.masks[t])
             for t, output in outputs.items()
@@ -224,9 +230,9 @@ class DualPixelNet(MultiTaskModule):
         if self.sides and set(self.sides) <= set(outputs):
             (left, right), picture = (outputs[t] for t in self.sides), batch.inputs[self.picture]
             losses[self._sum] = aggregate_loss(left, right, picture)
-            true = [batch.targets[t] for t in self.sides]
+            true_left, true_right = (batch.targets[t] for t in self.sides)
             both = torch.stack([batch.masks[t] for t in self.sides]).all(0)
-            losses[self._difference] = difference_loss(left, right, *true, both)
+            losses[self._difference] = difference_loss(left, right, true_left, true_right, both)
         for task in self._copies:
             copied = self.answer(representation, task).float()
             losses[f"{task} as input"] = (copied - batch.inputs[self.picture]).square().mean()
@@ -249,18 +255,6 @@ class DualPixelNet(MultiTaskModule):
     def _copies(self) -> list[str]:
         return [t for t in self.tasks if self.weights.get(f"{t} as input")]
 
-    def _watch(self, outputs: dict[str, Tensor]) -> None:
-        self._passes += 1
-        if self._passes in _WATCHED:
-            for task, output in outputs.items():
-                if isinstance(self.tasks[task].kind, Picture) and constant_channels(output):
-                    warnings.warn(
-                        f"dual_pixel: {task!r} answers one constant in channel "
-                        f"{', '.join(map(str, constant_channels(output)))} after {self._passes} "
-                        "passes; use rectify=False, another seed or a lower training.lr",
-                        stacklevel=2,
-                    )
-
 
 def aggregate_loss(left: Tensor, right: Tensor, combined: Tensor) -> Tensor:
     """L_C, mean (C - (L+R)/2)²: both halves of the lens together are the lens."""
@@ -282,6 +276,16 @@ def constant_channels(pictures: Tensor) -> list[int]:
     flat = pictures.detach().transpose(0, 1).flatten(1)
     spread = flat.amax(1) - flat.amin(1)
     return (spread < 1e-6).nonzero().flatten().tolist()
+
+
+def _warn_if_constant(task: str, pictures: Tensor, passes: int) -> None:
+    if channels := constant_channels(pictures):
+        warnings.warn(
+            f"dual_pixel: {task!r} answers one constant in channel {', '.join(map(str, channels))} "
+            f"after {passes} passes; use rectify=False, training.warmup, a lower training.lr or "
+            "another seed",
+            stacklevel=2,
+        )
 
 
 @dataclass(frozen=True)
@@ -430,8 +434,7 @@ class DualPixel(StagedLearner):
         The picture is laid on a square canvas, turned by 0, 45, 90 and 135 degrees, and the two
         views of each are turned back.
         """
-        for side in self.sides:
-            self.processor_.task(side)
+        self._names(self.sides)
         values = unit_range(open_cell(picture))
         height, width = values.shape[:2]
         side = math.ceil(math.hypot(height, width))
