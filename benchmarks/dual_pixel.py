@@ -38,7 +38,7 @@ from polytask.data.dual_pixel_views import (
     scene_suite,
     two_layers,
 )
-from polytask.data.patches import Patches
+from polytask.data.mixtures import Patches
 from polytask.systems.dual_pixel import DualPixel, Pretraining
 from polytask.training import Training
 

@@ -415,10 +415,12 @@ def said(
 
 
 def better(values: Mapping[int, float]) -> tuple[str, bool]:
-    """Mean with spread and the number of seeds above 0, and whether the mean is above 0."""
+    """Mean with spread, seeds above 0, and whether the mean is above its standard error."""
     numbers = list(values.values())
     above = sum(v > 0 for v in numbers)
-    return f"{spread(numbers, 1)} %, above 0 in {above} of {len(numbers)}", np.mean(numbers) > 0
+    error = float(np.std(numbers, ddof=1)) / len(numbers) ** 0.5
+    text = f"{spread(numbers, 1)} %, above 0 in {above} of {len(numbers)}"
+    return text, float(np.mean(numbers)) > error
 
 
 def on_gains(e: Evidence) -> Iterator[Claim]:
@@ -436,7 +438,7 @@ def on_gains(e: Evidence) -> Iterator[Claim]:
             if len(gains) >= 3:
                 text, holds = better(gains)
                 over = "the tasks alone" if other == "alone" else NAMES[other]
-                relation = f"mean relative gain over {over} > 0"
+                relation = f"mean relative gain over {over} > its standard error"
                 yield said(f"{sentence}: {place}", paper, text, relation, holds, tuple(gains))
         for other in ("uw", "upgrad", "equal"):
             gains = e.gain(part, other, "taskexpert")
@@ -446,7 +448,7 @@ def on_gains(e: Evidence) -> Iterator[Claim]:
                     f"{NAMES[other]} beats the published loss weights: {place}",
                     "",
                     text,
-                    "mean relative gain over the published weights > 0",
+                    "mean relative gain over the published weights > its standard error",
                     holds,
                     tuple(gains),
                 )
@@ -454,12 +456,14 @@ def on_gains(e: Evidence) -> Iterator[Claim]:
     if len(lights["cool"]) >= 3:
         wider = {s: lights["cool"][s] - lights["warm"][s] for s in lights["cool"]}
         text = "; ".join(f"{light} {spread(g.values(), 1)} %" for light, g in lights.items())
+        text += f"; difference {better(wider)[0]}"
         yield said(
             "dynamic gates gain most where the light turns the cue: scenes",
             "",
             text,
-            "gain over static gates in cool light (three in ten pictures) > in warm light",
-            np.mean(list(wider.values())) > 0,
+            "gain over static gates in cool light (three in ten pictures) - in warm light > its "
+            "standard error",
+            better(wider)[1],
             tuple(wider),
         )
 
@@ -529,6 +533,11 @@ def on_cost(e: Evidence) -> Iterator[Claim]:
 
 # Why a claim does not hold, where it does not.
 REASONS = {
+    "dynamic gates gain most where the light turns the cue: scenes": "so it is with two seeds "
+    "(10.7 and 8.4 % in cool light, 2.9 and 1.6 % in warm); with the third the static network "
+    "reads the slopes in cool light as well (6.8 degrees; 11.9 and 12.0 with the others)",
+    "all tasks in one network beat one network per task: scenes": "level: normals gain, classes "
+    "and edges lose; four networks have three times the parameters and four times the updates",
     "one more task costs less than 15 % of the trunk: the small network of the scenes": "the trunk "
     "has four blocks here, not 24, so the same parts weigh more (37 % of its multiply-adds, 19 % "
     "without the head), and a pass of one small picture is mostly the start of operations",
@@ -632,7 +641,8 @@ def examples(path: str, rows: int = 4) -> None:
     learner = learners("scenes")["taskexpert"]
     training = replace(learner.training, lr=rate("taskexpert"))
     learner = replace(learner, training=training).fit(suite)
-    chosen = [*np.flatnonzero(hue == "warm")[: rows // 2], *np.flatnonzero(hue == "cool")[:2]]
+    chosen = [*np.flatnonzero(hue == "warm")[: rows // 2], *np.flatnonzero(hue == "cool")]
+    chosen = chosen[:rows]
     test = suite.table("test").take(chosen)
     answers = learner.predict(test.select(["image"]))
     batch = learner.processor_.encode(suite, "test")[torch.tensor(chosen)]
@@ -642,7 +652,7 @@ def examples(path: str, rows: int = 4) -> None:
         maps = [batch.inputs["image"][i].permute(1, 2, 0).numpy()]
         for task in TASKS:
             maps += [batch.targets[task][i].numpy(), answers[task][i]]
-        names = ["picture", *(f"{task}{end}" for task in TASKS for end in (": label", ": answer"))]
+        names = ["picture", *(f"{t}\n{end}" for t in TASKS for end in ("label", "answer"))]
         for axes, name, values in zip(line, names, maps, strict=True):
             limits = {"vmin": 0.6, "vmax": 2.6} if name.startswith("depth") else {}
             if name.startswith("segm"):
