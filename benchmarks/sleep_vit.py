@@ -6,6 +6,7 @@ in one split. Every network has the same epochs and learning rate, picks its epo
 and shares seed, split and batch order with the others of its seed.
 
     PYTHONPATH=src python benchmarks/sleep_vit.py    # measures what the record lacks, then judges
+    PYTHONPATH=src python benchmarks/sleep_vit.py docs/assets/sleep_vit.png    # draws one window
 
 POLYTASK_DATA names the folder of the catalogue with ``audio_fsdd``; without it that part is left
 out, and said so.
@@ -14,6 +15,7 @@ out, and said so.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -373,10 +375,11 @@ def plan() -> Iterator[Cell]:
     yield from cells("digits", "majority", "logistic", "shared", "alone digit", "alone speaker")
     for batch in (1, 8):
         yield {"cost": "forward", "batch": batch}, partial(cost, batch)
-    yield from cells("nights", "cnn", "flow", "six heads", "equal", "uw", "upgrad")
+    yield from cells("nights", "cnn")
     yield from cells("digits", "cnn")
+    yield from cells("nights", "six heads", "equal", "upgrad", "uw", "flow")
     yield from cells("nights", "cnn stage", "cnn disorder")
-    yield from cells("waves", "shared", "cnn")
+    yield from cells("waves", "cnn", "shared")
 
 
 def run() -> None:
@@ -669,7 +672,52 @@ def table_of_explanations(e: Evidence) -> str:
     return "\n".join(lines)
 
 
+# -- a picture -----------------------------------------------------------------------------------
+
+
+def picture(path: str) -> None:
+    """The first recognised obstructive event of a test sleeper in quiet sleep, with attention."""
+    from matplotlib.figure import Figure
+
+    learner, _ = fit(vit("nights", 0), suite_of_nights(0))
+    assert isinstance(learner, SleepViT)
+    windows, events, parts = nights(0)
+    stage, disorder = (np.array(windows.labels[task]) for task in TASKS["nights"])
+    for row in np.flatnonzero((parts == 2) & (disorder == "obstructive") & (stage == "N2")):
+        rows = {"signal": windows.signal[row : row + 1]}
+        chances = learner.predict(rows, ["disorder"])["disorder"]
+        if learner.processor_.task("disorder").kind.answer(chances)[0] == "obstructive":
+            break
+    curves = {task: learner.attention(rows, task)[0] for task in TASKS["nights"]}
+    time_of = np.arange(windows.signal.shape[1]) / SleepNights().rate
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    axes = figure.subplots(
+        len(CHANNELS) + 1, sharex=True, height_ratios=[1] * len(CHANNELS) + [1.1]
+    )
+    for axis, name, line in zip(axes, CHANNELS, rows["signal"][0].T, strict=False):
+        shade = curves["disorder"][None, :]
+        low, high = line.min() - 0.3, line.max() + 0.3
+        axis.imshow(
+            shade, "Blues", aspect="auto", extent=(0, 30, low, high), vmin=0, vmax=1.6 * shade.max()
+        )
+        axis.plot(time_of, line, color="#1a1a1a", linewidth=0.9)
+        axis.set(ylabel=name, yticks=[])
+    for task, dash in zip(curves, ("--", "-"), strict=True):
+        tokens = len(time_of) // learner.patch
+        axes[-1].plot(time_of, curves[task] * tokens, dash, color="#1f5fa8", label=task)
+    axes[-1].set(ylabel="attention\n(1: uniform)", xlabel="seconds", xlim=(0, 30))
+    axes[-1].legend(loc="upper right", frameon=False, ncols=2)
+    for axis in axes:
+        for edge in events[row]:
+            axis.axvline(edge, color="#b3471b", linestyle=(0, (4, 3)), linewidth=1.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        picture(sys.argv[1])
+        sys.exit()
     run()
     for claim in claims():
         print("holds" if claim.holds else "FAILS", claim.claim, claim.measured, sep=" | ")

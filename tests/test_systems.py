@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ from polytask.baselines.mlp import SharedMLP, SharedMLPNet
 from polytask.catalogue import catalogue, load_system
 from polytask.comparing.runs import Run, plugin_digest
 from polytask.data import Batch, Processor
-from polytask.testing import check_system, mixed_suite, picture_suite
+from polytask.testing import (
+    check_system,
+    mixed_suite,
+    photograph_suite,
+    picture_suite,
+    signal_suite,
+)
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (16,), "head": (8,)},
@@ -35,6 +42,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "driftmoe": {"experts": 3, "hidden": (8,), "top": 1},
     "hoeffding_tree": {"grace": 10},
     "routed_forest": {"experts": 3, "hidden": (8,)},
+    "weedsense": {"width": 0.0625},
+    "taskexpert": {"trunk": "vit(width=16, depth=2, heads=2, patch=4)", "width": 8, "experts": 2},
+    "segformer": {"trunk": "mit(widths=(8, 16, 24, 32), depths=(1, 1, 1, 1))", "width": 16},
+    "conv_heads": {"trunk": "vit(width=16, depth=2, heads=2, patch=4)"},
+    "dual_pixel": {"width": 4, "pools": 2, "augment": "dense(flip=0.0, crop=(8, 8))"},
+    "unet": {"features": (4, 4, 8, 8, 8, 4)},
+    "sleep_vit": {"patch": 6, "width": 16, "depth": 2, "heads": 2, "ff": 16, "dense": 8},
+    "cnn1d": {},
     "lightgbm": {"rounds": 5},
     "xgboost": {"rounds": 5},
 }
@@ -42,6 +57,17 @@ SMALL: dict[str, dict[str, Any]] = {
 EXCEPTIONS = {
     ("xgboost", "another seed, another result"): "it draws nothing: no rows or columns are sampled",
     ("hoeffding_tree", "another seed, another result"): "it draws nothing unless told to",
+}
+# What a learner reads, if not tables.
+SUITES = {
+    "weedsense": photograph_suite,
+    "taskexpert": photograph_suite,
+    "segformer": photograph_suite,
+    "conv_heads": photograph_suite,
+    "dual_pixel": photograph_suite,
+    "unet": partial(photograph_suite, size=32),
+    "sleep_vit": signal_suite,
+    "cnn1d": signal_suite,
 }
 # Learner that cannot have the whole mixed suite -> the tasks it can, and why.
 FEWER_TASKS = {
@@ -59,7 +85,7 @@ def test_every_learner_has_small_settings() -> None:
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_promises(name: str) -> None:
-    suite = mixed_suite()
+    suite = SUITES.get(name, mixed_suite)()
     if name in FEWER_TASKS:
         suite = suite.only(*FEWER_TASKS[name][0])
     checks = check_system(name, suite=suite, **SMALL[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -167,6 +168,23 @@ def assignment(text: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"setting {text!r} is not of the form key=value")
     return key, parse_yaml(value, f"the value of {text!r}")
+
+
+def amounts(texts: Iterable[str], what: str, *, above_zero: bool = False) -> dict[str, float]:
+    """``("task=2.5", ...)`` as a mapping from names to numbers of at least 0, or above it."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not equals or not math.isfinite(number):
+            raise InputError(f"{what}: {text!r} is not of the form task=number")
+        if number < 0 or (above_zero and number == 0):
+            raise InputError(f"{what}: {text!r} must be {'above' if above_zero else 'at least'} 0")
+        found[name] = number
+    return found
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -100,5 +100,10 @@ def test_convolutional_heads_read_the_last_map() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(InputError, match="upsample"):
         ConvHeads(trunk=VIT, upsample=0).build(spec())
-    with pytest.raises(InputError, match="unknown task"):
-        SegFormer(trunk=VIT, weights=("depht=1",)).build(spec())
+    with pytest.raises(InputError, match="not of the form task=number"):
+        SegFormer(trunk=VIT, weights=("depth",)).build(spec())
+
+
+def test_weights_of_tasks_that_are_not_there_are_passed_over() -> None:
+    module = SegFormer(trunk=VIT, weights=("depth=3.0", "parts=2.0")).build(spec())
+    assert module.weights["depth"] == 3 and "parts" not in module.weights

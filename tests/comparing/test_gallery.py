@@ -15,9 +15,10 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from polytask.baselines.mlp import SharedMLP
+from polytask.comparing import figures
 from polytask.comparing import gallery as room
 from polytask.comparing.gallery import gallery
-from polytask.data import Suite
+from polytask.data import Processor, Suite
 from polytask.data import batch as batches
 from polytask.errors import InputError
 from polytask.testing import mixed_suite, picture_suite
@@ -63,6 +64,7 @@ class Small(NeuralLearner):
     """A learner of maps and values that nobody would publish."""
 
     id: ClassVar[str] = "small"
+    reads_pictures: ClassVar[bool] = True
 
     def build(self, spec):
         return SmallNet(spec)
@@ -271,7 +273,7 @@ def test_maps_that_are_shown_are_the_models(values, dense):
 
 def test_pictures_shrink_until_the_page_is_small(values, dense, monkeypatch):
     learner, suite = dense
-    monkeypatch.setattr(room, "_SIDES", (24, 12, 6))
+    monkeypatch.setattr(room, "_FORMS", ((24, None), (12, 256), (6, 256)))
 
     def sizes(most):
         monkeypatch.setattr(room, "_BYTES", most)
@@ -297,6 +299,23 @@ def test_the_page_stands_alone_and_tells_what_it_shows(dense):
         re.fullmatch(r"predicted height of row 1: [\d.−]+ cm to [\d.−]+ cm", a) for _, a in shown
     )
     assert "&lt;b&gt;crop&lt;/b&gt;" in page and "<b>crop</b>" not in page
+
+
+def test_of_five_channels_three_are_shown(values):
+    rng = np.random.default_rng(0)
+    bands = rng.integers(0, 256, (20, 8, 8, 5), np.uint8)
+    table = {"photo": bands, "wet": bands[..., 4].mean((1, 2))}
+    suite = Suite.from_table(table, ["wet"], inputs={"photo": "picture"})
+
+    class Mean:
+        processor_ = Processor.fit(suite)
+
+        def predict(self, inputs, tasks=None):
+            return {"wet": np.full(inputs.num_rows, 127.0)}
+
+    (shot,) = values(Mean(), suite, examples=1)["cards"][0]["pictures"]
+    first = np.array(suite.table("test")["photo"][0].as_py(), np.uint8)
+    assert np.array_equal(np.asarray(shot.image), first[..., :3])
 
 
 def test_a_page_of_a_table_has_no_pictures(table):
@@ -343,17 +362,40 @@ def test_signals_are_curves_with_the_attention_of_each_task(values, shape):
     learner = SharedMLP(training=Training(epochs=1)).fit(suite)
     asked = []
 
-    def attention(inputs, task=None, method="plain"):
-        asked.append((inputs.num_rows, task, method))
+    def attention(inputs, task=None):
+        asked.append((inputs.num_rows, task))
         return np.ones((inputs.num_rows, 390))
 
     learner.attention = attention
     (drawn,) = values(learner, suite, examples=1)["cards"][0]["signals"]
     assert drawn["tasks"] == ["sick", "age"]
-    assert asked == [(1, "sick", "gradient"), (1, "age", "gradient")]
+    assert asked == [(1, "sick"), (1, "age")]
     labels = re.findall(r">([^<>]+)</text>", drawn["wide"])
     assert "attention" in labels and {"50", "−50"} & set(labels)  # in its own numbers
     assert ("2" in labels) == (len(shape) == 2)
+
+
+@pytest.mark.parametrize("spike", [1, 4321])
+def test_a_long_signal_keeps_its_spikes(spike):
+    values = np.zeros(5000)
+    values[spike] = 1.0
+    drawing = figures.signal([values], [], "a spike", 328)
+    path = max(re.findall(r' d="([^"]*)"', drawing), key=len)
+    places = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), float)
+    top = places[places[:, 1].argmin()]
+    assert len(places) < 1000
+    share = (top[0] - places[0, 0]) / (places[-1, 0] - places[0, 0])
+    assert share == pytest.approx(spike / 5000, abs=0.01)
+    assert top[1] < np.median(places[:, 1]) - 20
+
+
+def test_predicted_and_true_have_one_scale(values, table):
+    learner, suite = table
+    drawing = part_of(values(learner, suite), "price")["plots"][0]
+    labels = re.findall(r">(−?[\d.]+)</text>", drawing)
+    ticks = [float(label.replace("−", "-")) for label in labels]
+    across, up = ticks[: len(ticks) // 2], ticks[len(ticks) // 2 :]
+    assert (min(across), max(across)) == (min(up), max(up))
 
 
 def test_a_learner_that_only_predicts_has_a_page(dense):

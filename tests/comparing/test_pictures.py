@@ -205,4 +205,7 @@ def test_files_have_the_asked_size_and_mix_no_classes():
     assert set(np.unique(np.asarray(again))) == {0, 2}
     photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8))
     assert Image.open(io.BytesIO(as_png(photograph, side=20))).size == (20, 10)
-    assert Image.open(io.BytesIO(as_png(photograph, side=500))).size == (80, 40)
+    whole = Image.open(io.BytesIO(as_png(photograph, side=500)))
+    assert np.array_equal(np.asarray(whole), np.asarray(photograph))
+    fewer = Image.open(io.BytesIO(as_png(photograph, colours=16)))
+    assert len(np.unique(colours(fewer).reshape(-1, 3), axis=0)) <= 16

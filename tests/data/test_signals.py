@@ -109,7 +109,11 @@ def test_the_rest_is_left_out_and_said():
     cut = windows([recording()], samples=100)
     assert len(cut) == 3
     assert cut.start.tolist() == [0, 30, 60]
-    assert cut.notes == ("recording of '1': the last 5 s are left out, no whole window",)
+    left_out = "what is no whole window at the end of a recording is left out: "
+    assert cut.notes == (f"{left_out}'1' 5 s",)
+    many = windows([recording(subject=f"s{i}") for i in range(7)], samples=100)
+    first = ", ".join(f"'s{i}' 5 s" for i in range(5))
+    assert many.notes == (f"{left_out}{first}, and 2 more",)
 
 
 def test_standardised_channels_have_no_unit():
@@ -176,10 +180,10 @@ def test_a_short_gap_is_bridged_and_counted_and_a_long_one_refused(hole):
     night = Recording.of_arrays(arrays, 32)
     cut = windows([night], samples=960, fill=1.0)
     assert np.isfinite(cut.signal).all()
-    assert "recording of '1': 1 gaps of channel 'flow' are bridged" in cut.notes
+    assert "gaps of up to 1 s are bridged: 'flow' of '1' 1" in cut.notes
     start = np.flatnonzero(np.isnan(arrays["flow"]))[0] / 32
     with pytest.raises(
-        InputError, match=rf"'flow' has no number from {start:g} s to {start + 1:g} s"
+        InputError, match=rf"'flow' of '1' has no number from {start:g} s to {start + 1:g} s"
     ):
         windows([night], samples=960, fill=0.9)
 

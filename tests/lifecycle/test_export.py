@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from polytask.catalogue import load_system
 from polytask.data import Processor, Suite, store
 from polytask.data.plants import PLANT_TARGETS, plants
+from polytask.data.scenes import Scenes
 from polytask.errors import InputError
 from polytask.lifecycle.export import MODEL, Session, export, is_export, load_session
 from polytask.parts.heads import Heads
@@ -26,10 +28,6 @@ from polytask.testing import mixed_suite, picture_suite
 from polytask.training import MultiTaskModule, NeuralLearner, Training
 
 BUDGET = Training(epochs=1, batch=32)
-
-
-def table_suite() -> Suite:
-    return mixed_suite()
 
 
 def pair_suite() -> Suite:
@@ -43,6 +41,21 @@ def signal_suite() -> Suite:
     return Suite.from_table(table, ["stage", "level"], name="signals")
 
 
+def scene_suite() -> Suite:
+    tasks = {"depth": {"kind": "map", "unit": "m"}, "hue": {"kind": "classification"}}
+    table = Scenes(size=16).draw(40)
+    chosen = {name: table[name] for name in ("image", *tasks)}
+    return Suite.from_table(chosen, tasks, inputs={"image": "picture"}, name="scenes")
+
+
+def blurred_suite() -> Suite:
+    sharp = Scenes(size=16).draw(20)["image"].astype(np.float32)
+    views = {"sharp": sharp, "left": np.roll(sharp, 1, 2), "right": np.roll(sharp, -1, 2)}
+    table = {"image": (views["left"] + views["right"]) / 2} | views
+    tasks = dict.fromkeys(views, "picture")
+    return Suite.from_table(table, tasks, inputs={"image": "picture"}, name="blurred")
+
+
 def plant_suite() -> Suite:
     return Suite.from_table(
         plants(count=6, size=32),
@@ -54,22 +67,36 @@ def plant_suite() -> Suite:
     )
 
 
+THIN = {"hidden": (4,), "head": (4,)}
+VIT = "vit(width=8, depth=1, heads=2, patch=4)"
 LEARNERS: dict[str, tuple[str, Callable[[], Suite], dict[str, Any]]] = {
-    "mlp": ("mlp", table_suite, {}),
-    "mmoe": ("mmoe", pair_suite, {"experts": 2}),
-    "ple": ("ple", pair_suite, {"shared": 1, "per_task": 1}),
-    "stem": ("stem", pair_suite, {"shared": 1, "per_task": 1}),
+    "mlp": ("mlp", mixed_suite, THIN),
+    "mmoe": ("mmoe", pair_suite, THIN | {"experts": 2}),
+    "ple": ("ple", pair_suite, THIN | {"shared": 1, "per_task": 1}),
+    "stem": ("stem", pair_suite, THIN | {"shared": 1, "per_task": 1}),
     "ft_transformer": ("ft_transformer", pair_suite, {"blocks": 1}),
-    "multitab, rows mixed": ("multitab", table_suite, {"inter_sample": "true", "context": 8}),
+    "multitab, rows mixed": ("multitab", pair_suite, {"inter_sample": "true", "context": 8}),
     "multitab, rows apart": ("multitab", pair_suite, {"inter_sample": "per_row"}),
     "multitab, columns only": ("multitab", pair_suite, {"inter_sample": "off", "mask": "none"}),
     "flat_mtl, pictures": ("flat_mtl", picture_suite, {"trunk": "conv", "step": "plain"}),
     "sleep_vit": (
         "sleep_vit",
         signal_suite,
-        {"patch": 4, "width": 12, "depth": 2, "heads": 2, "ff": 8, "dense": 8},
+        {"patch": 4, "width": 12, "depth": 1, "heads": 2, "ff": 8, "dense": 8},
     ),
+    "cnn1d": ("cnn1d", signal_suite, {"widths": (4,), "kernels": (3,)}),
     "weedsense": ("weedsense", plant_suite, {"width": 0.0625, "aux": 0.4}),
+    "taskexpert": (
+        "taskexpert",
+        scene_suite,
+        {"trunk": VIT, "width": 4, "experts": 1, "upsample": 2, "augment": "none"},
+    ),
+    "segformer": ("segformer", scene_suite, {"trunk": VIT, "width": 4, "augment": "none"}),
+    "dual_pixel": (
+        "dual_pixel",
+        blurred_suite,
+        {"width": 4, "pools": 2, "pretraining": None, "mixture": "joint", "augment": "none"},
+    ),
 }
 
 
@@ -178,6 +205,7 @@ def test_the_file_holds_what_answers_and_nothing_that_only_trains(written: Path)
     assert {node.name for node in graph.input} == {"of linear", "of relu"}
     weights = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
     assert weights == 2 * (4 + 1)
+    assert b".py" not in (written / MODEL).read_bytes(), "no code and no path of this machine"
     rows = {node.type.tensor_type.shape.dim[0].dim_param for node in (*graph.input, *graph.output)}
     assert len(rows) == 1 and rows != {""}
 
@@ -279,27 +307,25 @@ def mixed() -> tuple[Any, Suite]:
 
 def test_int8_is_kept_where_it_holds(mixed: tuple[Any, Suite], tmp_path: Path) -> None:
     learner, suite = mixed
-    export(learner, tmp_path / "exact")
     told = export(learner, tmp_path / "small", int8=True, suite=suite, max_loss=0.02)["int8"]
-    small, exact = Session(tmp_path / "small"), Session(tmp_path / "exact")
+    small = Session(tmp_path / "small")
     operators = {node.op_type for node in onnx.load(tmp_path / "small" / MODEL).graph.node}
     assert "MatMulInteger" in operators or "DynamicQuantizeMatMul" in operators
+    exact = learner.score(suite, "validation")
     for task, scores in small.score(suite, "validation").items():
         primary = small.processor_.task(task).kind.primary.name
-        was = exact.score(suite, "validation")[task][primary]
-        assert told[task]["float"] == pytest.approx(was)
-        assert told[task]["int8"] == pytest.approx(scores[primary])
-        assert told[task]["loss"] == pytest.approx((was - scores[primary]) / abs(was))
+        was, now = exact[task][primary], scores[primary]
+        assert told[task]["float"] == pytest.approx(was, rel=1e-4)
+        assert told[task]["int8"] == pytest.approx(now)
+        assert told[task]["loss"] == pytest.approx((was - now) / abs(was), abs=1e-4)
         assert told[task]["loss"] <= 0.02
-    assert not np.array_equal(
-        small.predict(suite.table("test"))["price"], exact.predict(suite.table("test"))["price"]
-    ), "it is another model"
+    price, exact_price = (m.predict(suite.table("test"))["price"] for m in (small, learner))
+    assert price == pytest.approx(exact_price, abs=0.1 * exact_price.std())
+    assert not np.allclose(price, exact_price, rtol=1e-5), "it is another model"
 
 
 def test_int8_is_refused_where_it_does_not_hold(mixed: tuple[Any, Suite], tmp_path: Path) -> None:
-    _, suite = mixed
-    training = Training(lr=1e-2, epochs=30, batch=32, patience=30)
-    learner = load_system("mlp")(hidden=(64, 64), head=(), training=training).fit(suite)
+    learner, suite = copy.deepcopy(mixed)
     last = [m for m in learner.module_.trunk.modules() if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():  # a unit that never fires and takes the whole 8-bit scale
         last.weight[0], last.bias[0] = -1e6, -1e9
@@ -322,10 +348,11 @@ def test_what_cannot_be_exported_is_refused(
             export(*arguments, tmp_path / "x", **settings)
 
     refused("tiny is not fitted yet", Tiny())
-    refused("lightgbm is not a network", load_system("lightgbm")())
+    refused("lightgbm cannot be exported to ONNX: only networks can", load_system("lightgbm")())
     refused("task 'reul' is not one .*mean 'relu'", learner, tasks=["reul"])
     refused("tasks is empty", learner, tasks=[])
     refused("int8 needs a suite", learner, int8=True)
+    refused("the suite has no column 'linear'", learner, int8=True, suite=mixed_suite())
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     refused(r"onnxscript: install polytask\[export\]", learner)
     assert list(tmp_path.iterdir()) == []
@@ -337,6 +364,8 @@ def test_what_a_session_is_asked_wrongly_is_refused(written: Path, suite: Suite)
         session.predict(suite.table("test"), ["reul"])
     with pytest.raises(InputError, match="input column 'of relu' is missing"):
         session.predict(suite.table("test").select(["of linear"]))
+    with pytest.raises(InputError, match="exported model cannot be exported"):
+        export(session, written)
     with pytest.raises(InputError, match=r"provider 'CPUExecution' is not there .*mean 'CPUExec"):
         Session(written, providers=["CPUExecution"])
 

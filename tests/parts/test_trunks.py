@@ -120,6 +120,21 @@ def test_taps_choose_blocks(tmp_path: Path) -> None:
     torch.testing.assert_close(some, [usual[1], usual[3]])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dual_path(width=0.25)",
+        "mit(widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), heads=(1, 1, 2, 2))",
+        SMALL_VIT,
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_ours_keep_the_contract(text: str, channels: int) -> None:
+    trunk = as_trunk(text, SimpleNamespace(size=(40, 50), channels=channels)).eval()
+    assert trunk.text == text
+    check_contract(trunk, torch.rand(2, channels, 40, 50))
+
+
 def test_our_vit() -> None:
     trunk = as_trunk(SMALL_VIT, PICTURE).eval()
     assert (trunk.channels, trunk.strides, trunk.taps) == ((16,) * 4, (8,) * 4, (1, 2, 3, 4))

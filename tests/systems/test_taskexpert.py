@@ -416,5 +416,8 @@ def test_wrong_settings_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=told):
             net(**wrong)
+    training = Training(batch=1)
+    with pytest.raises(InputError, match="batch norm"):
+        net(trunk="vit(width=16, depth=2, heads=2, patch=16)", training=training)
     with pytest.raises(InputError, match="taskexpert reads one picture"):
         TaskExpert(**SMALL).build(replace(spec(), pictures={}))

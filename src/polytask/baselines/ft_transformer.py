@@ -51,11 +51,11 @@ class FTTransformerNet(MultiTaskModule):
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Tensor:
         given = inputs["numeric"] if "numeric" in inputs else inputs["categorical"]
-        empty = given.new_zeros((len(given), 0))
+        empty = given.new_zeros((given.shape[0], 0))
         features = self.tokenizer(
             inputs.get("numeric", empty.float()), inputs.get("categorical", empty.long())
         )
-        x = torch.cat([self.cls(len(given)), features], dim=1)
+        x = torch.cat([self.cls(given.shape[0]), features], dim=1)
         for block in self.blocks:
             x = block(x)
         return torch.relu(self.norm(x[:, 0]))

@@ -18,10 +18,11 @@ import pyarrow.csv as pv
 from numpy.typing import NDArray
 
 from polytask.comparing.pictures import as_picture, overlay
+from polytask.data.lazy import cells
 from polytask.data.pictures import shape
 from polytask.errors import InputError
 from polytask.tasks import Segmentation, Task
-from polytask.tasks.maps import nearest_size, open_cell, picture_size
+from polytask.tasks.maps import nearest_size, open_cell, picture_size, unit_range
 
 _AT_A_TIME = 16
 
@@ -58,11 +59,11 @@ def write(
     for start in range(0, rows.num_rows, _AT_A_TIME):
         part = rows.slice(start, _AT_A_TIME)
         names = stems[start : start + part.num_rows]
+        cell = cells(part[next(iter(processor.pictures))])
         for task in dense:
             decoded = learner.predict(part, [task.name])[task.name]
             for i, name in enumerate(names):
-                picture = open_cell(part[next(iter(processor.pictures))][i].as_py())
-                _write_map(task, decoded[i], picture, out / _file(task.name) / name)
+                _write_map(task, decoded[i], open_cell(cell(i)), out / _file(task.name) / name)
         found = {"picture": pa.array(names)}
         if plain:
             answers = table(learner, part, plain)
@@ -82,7 +83,9 @@ def _write_map(task: Task, decoded: NDArray, picture: NDArray, path: Path) -> No
         values = nearest_size(decoded, size)
     np.save(path.with_name(path.name + ".npy"), values, allow_pickle=False)
     if isinstance(task.kind, Segmentation):
-        image = overlay(picture, values, task.kind.classes)
+        planes = unit_range(picture)
+        planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
+        image = overlay(planes, values, task.kind.classes)
     else:
         image = as_picture(task.kind, values)
     image.save(path.with_name(path.name + ".png"))

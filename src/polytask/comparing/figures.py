@@ -112,11 +112,12 @@ def cost(
 def scatter(
     across: Sequence[float], up: Sequence[float], names: tuple[str, str], label: str, *, equal: bool
 ) -> str:
-    """Points with the line of equal values, or else with the line of zero."""
+    """Points with the line of equal values (on equal scales), or else with the line of zero."""
     figure, axes = canvas(300, 220)
     axes.plot(across, up, "o", markersize=4.6, color=SERIES[0], alpha=0.5, markeredgewidth=0)
     if equal:
-        axes.axline((across[0], across[0]), slope=1, color=INK, linewidth=1)
+        low, high = min(*across, *up), max(*across, *up)
+        axes.plot((low, high), (low, high), color=INK, linewidth=1)
     else:
         axes.axhline(0, color=INK, linewidth=1)
     for axis, name in zip((axes.xaxis, axes.yaxis), names, strict=True):
@@ -164,6 +165,7 @@ def signal(
         axes.set_ylabel("attention")
     panels[-1].set_xlim(0, samples)
     panels[-1].set_xlabel("sample")
+    figure.align_ylabels(panels)
     return as_svg(figure, label)
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from polytask.catalogue import catalogue
 from polytask.comparing import figures, pictures
 from polytask.comparing.pictures import Span
 from polytask.comparing.render import filled
-from polytask.comparing.words import MISSING, Json, decimals, number
+from polytask.comparing.words import MISSING, Json, count, decimals, number
 from polytask.config import to_dict
 from polytask.data import Batch, Processor, Suite
 from polytask.errors import InputError
@@ -45,15 +45,16 @@ from polytask.version import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_POINTS = 400  # of one scatter plot
+_POINTS = 250  # of one scatter plot
 _PIXELS = 4000  # kept of all maps for a scatter plot
 _PARTS = 24  # tasks with plots of their own
 _CLASSES = 24  # rows of a confusion matrix; more cannot be read
 _COLUMNS = 6  # inputs named beside an example
 _CHANNELS = 8  # curves of one signal
 _LONG = 4  # a signal has so many times more samples than channels
-_BYTES = 2_000_000  # of all pictures of a page
-_SIDES = (288, 224, 176, 136, 104, 80)  # of a picture, in pixels: the largest that fits is taken
+_BYTES = 1_500_000  # of all pictures of a page
+# Pixels of the longer side and colours of photographs: the first with which all fit is taken.
+_FORMS = ((288, None), (288, 256), (224, 256), (176, 256), (136, 256), (104, 256), (80, 256))
 
 
 def gallery(learner: Any, suite: Suite, *, split: str = "test", examples: int = 8) -> str:
@@ -300,9 +301,9 @@ class _Drawer:
         }
 
     def encode(self) -> None:
-        """Settle the largest size at which all pictures fit into the page."""
-        for side in _SIDES:
-            files = [pictures.as_png(shot.image, side) for shot in self.shots]
+        """Settle the finest form in which all pictures fit into the page."""
+        for form in _FORMS:
+            files = [pictures.as_png(shot.image, *form) for shot in self.shots]
             if sum(map(len, files)) <= _BYTES:
                 break
         for shot, file in zip(self.shots, files, strict=True):
@@ -403,13 +404,16 @@ class _Drawer:
         if not hasattr(self.reader.learner, "attention"):
             return {}
         inputs = rows.table.select(list(self.reader.processor.input_names))
-        look = partial(self.reader.learner.attention, inputs, method="gradient")
-        return {task.name: look(task=task.name)[0] for task in self.reader.tasks}
+        look = self.reader.learner.attention
+        return {task.name: look(inputs, task=task.name)[0] for task in self.reader.tasks}
 
 
 def _picture_inputs(processor: Processor, batch: Batch) -> dict[str, NDArray]:
-    """The pictures of a batch's first row, and arrays that are one."""
-    found = {name: batch.inputs[name][0].numpy() for name in processor.pictures}
+    """The pictures of a batch's first row, and arrays that are one; three channels at most."""
+    found = {}
+    for name in processor.pictures:
+        channels = batch.inputs[name][0].numpy()
+        found[name] = channels[: 3 if len(channels) > 2 else 1]
     for name, array in processor.arrays.items():
         if len(array.shape) == 2 and not _is_signal(array.shape):
             values = batch.inputs[name][0].numpy()
@@ -550,7 +554,7 @@ def _confusion(one: _Seen) -> Json | None:
         ]  # fmt: skip
         iou = number(np.diag(counts)[i] / union[i], 2) if union[i] else MISSING
         rows.append({"name": str(kind.classes[i]), "cells": cells, "iou": iou,
-                     "number": number(counts[i].sum())})  # fmt: skip
+                     "number": count(counts[i].sum())})  # fmt: skip
     return {
         "rows": rows,
         "pixels": isinstance(kind, Segmentation),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Sand for what is usually the ground, then the colours of Okabe and Ito.
 _CLASSES = ("c8b59a", "009e73", "d55e00", "56b4e9", "f0e442", "0072b2", "cc79a7", "e69f00")
 _NO_LABEL = (119, 119, 119)
-_RIGHT, WRONG = (236, 234, 228), (176, 52, 12)
+_RIGHT, WRONG = (236, 234, 228), (68, 1, 84)
 _LUMA = np.array([0.299, 0.587, 0.114])
 _COVER = 0.65  # of a class colour over the picture
 
@@ -207,10 +207,11 @@ def strongest_of(errors: Iterable[ArrayLike]) -> float:
     return float(np.quantile(sizes, 0.98)) if sizes.size else 1.0
 
 
-def as_png(image: Image, side: int | None = None) -> bytes:
-    """A PNG file whose longer side has at most ``side`` pixels, with at most 256 colours.
+def as_png(image: Image, side: int | None = None, colours: int | None = None) -> bytes:
+    """A PNG file whose longer side has at most ``side`` pixels.
 
-    Maps are made smaller without mixing their classes or colours.
+    Maps are made smaller without mixing their classes or colours; photographs may be brought to a
+    number of ``colours``.
     """
     from PIL import Image as Images
 
@@ -219,10 +220,10 @@ def as_png(image: Image, side: int | None = None) -> bytes:
         width, height = (max(1, round(n * scale)) for n in image.size)
         way = Images.Resampling.NEAREST if image.mode == "P" else Images.Resampling.LANCZOS
         image = image.resize((width, height), way)
-    if image.mode == "RGB":
-        image = image.quantize(256, Images.Quantize.MEDIANCUT)
+    if colours and image.mode == "RGB":
+        image = image.quantize(colours, Images.Quantize.FASTOCTREE)
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG")
     return file.getvalue()
 
 

@@ -80,7 +80,7 @@ class Scenes:
         shift = [rng.uniform(-0.08, 0.08, 3)]
         near = np.sort(rng.uniform(0.9, 1.35, self.shapes))[::-1]  # the painter's order
         for number, z in enumerate(near, start=1):
-            sort, radius = rng.integers(1, 5), rng.uniform(0.25, 0.5)
+            sort, radius = int(rng.integers(1, 5)), rng.uniform(0.25, 0.5)
             dx, dy = x - rng.uniform(-0.7, 0.7), y - rng.uniform(-0.7, 0.7)
             inside = _inside(sort, dx, dy, radius)
             shift.append(rng.uniform(-0.08, 0.08, 3))

@@ -327,28 +327,19 @@ def windows(
         raise InputError(f"a window cannot have {samples} samples in {seconds:g} s")
     names = tuple(recordings[0].channels)
     tasks = list(dict.fromkeys([*(labels or {}), *(t for r in recordings for t in r.labels)]))
-    signals, subjects, starts, notes = [], [], [], []
+    signals, subjects, starts = [], [], []
+    rests, gaps = {}, {}
     told: dict[str, list[Any]] = {task: [] for task in tasks}
     for recording in recordings:
-        whose = f"recording of {recording.subject!r}"
-        if tuple(recording.channels) != names:
-            raise InputError(
-                f"{whose} has the channels {', '.join(recording.channels)}, not {', '.join(names)}"
-            )
-        count = int(recording.seconds / seconds + 1e-9)
-        if count == 0:
-            raise InputError(
-                f"{whose} lasts {recording.seconds:g} s, which is less than a window of "
-                f"{seconds:g} s"
-            )
+        count = _count(recording, names, seconds)
         rest = recording.seconds - count * seconds
         if rest > 1e-6:
-            notes.append(f"{whose}: the last {rest:.3g} s are left out, no whole window")
+            rests[f"{recording.subject!r}"] = f"{rest:.3g} s"
         signal = np.empty((count, samples, len(names)), np.float32)
         for i, (name, channel) in enumerate(recording.channels.items()):
-            channel, bridged = _bridged(channel, fill, name, whose)
+            channel, bridged = _bridged(channel, fill, f"channel {name!r} of {recording.subject!r}")
             if bridged:
-                notes.append(f"{whose}: {bridged} gaps of channel {name!r} are bridged")
+                gaps[f"{name!r} of {recording.subject!r}"] = str(bridged)
             cut = _cut(channel, count, seconds, samples, method)
             if standardise:
                 cut = (cut - cut.mean()) / (cut.std() or 1.0)
@@ -358,7 +349,11 @@ def windows(
         starts.append(np.arange(count) * seconds)
         for task, found in _labels(recording, labels or {}, tasks, count, seconds).items():
             told[task] += found
-    notes += _unused(recordings, labels or {})
+    notes = [
+        *_told("what is no whole window at the end of a recording is left out", rests),
+        *_told(f"gaps of up to {fill:g} s are bridged", gaps),
+        *_unused(recordings, labels or {}),
+    ]
     return Windows(
         np.concatenate(signals),
         names,
@@ -368,6 +363,28 @@ def windows(
         told,
         tuple(notes),
     )
+
+
+def _count(recording: Recording, names: tuple[str, ...], seconds: float) -> int:
+    """Whole windows in a recording with these channels; InputError if there is none."""
+    whose = f"recording of {recording.subject!r}"
+    if tuple(recording.channels) != names:
+        raise InputError(
+            f"{whose} has the channels {', '.join(recording.channels)}, not {', '.join(names)}"
+        )
+    count = int(recording.seconds / seconds + 1e-9)
+    if count == 0:
+        raise InputError(
+            f"{whose} lasts {recording.seconds:g} s, which is less than a window of {seconds:g} s"
+        )
+    return count
+
+
+def _told(what: str, counts: Mapping[str, str]) -> list[str]:
+    """One note for all recordings that something was done to."""
+    shown = ", ".join(f"{who} {count}" for who, count in list(counts.items())[:5])
+    rest = f", and {len(counts) - 5} more" if len(counts) > 5 else ""
+    return [f"{what}: {shown}{rest}"] if counts else []
 
 
 def _cut(
@@ -386,7 +403,7 @@ def _cut(
     return resample(padded[first[:, None] + np.arange(width)], samples, axis=1)
 
 
-def _bridged(channel: Channel, fill: float, name: str, whose: str) -> tuple[Channel, int]:
+def _bridged(channel: Channel, fill: float, whose: str) -> tuple[Channel, int]:
     """The channel without its short gaps, and their number."""
     gap = ~np.isfinite(channel.values)
     if not gap.any():
@@ -396,8 +413,8 @@ def _bridged(channel: Channel, fill: float, name: str, whose: str) -> tuple[Chan
     for start, end in stretches:
         if end - start > fill + 1e-9 or gap.all():
             raise InputError(
-                f"{whose}: channel {name!r} has no number from {start:g} s to {end:g} s; mend or "
-                f"cut the recording, or set fill to {end - start:g} s to bridge such gaps"
+                f"{whose} has no number from {start:g} s to {end:g} s; mend or cut the recording, "
+                f"or set fill to {end - start:g} s to bridge such gaps"
             )
     at = np.arange(len(gap))
     values = channel.values.copy()

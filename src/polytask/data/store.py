@@ -26,9 +26,15 @@ class DamagedError(InputError):
 
 
 def write_folder(
-    folder: str | os.PathLike[str], *, data: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: str | os.PathLike[str],
+    *,
+    data: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+    files: Path | None = None,
 ) -> None:
     """Write ``data`` (one JSON file per key) and ``tensors`` (``weights.safetensors``) atomically.
+
+    All that lies in the directory ``files`` is copied beside them.
 
     Everything goes to a folder beside, reaches the disk, and is renamed into place last; what was
     there before survives any failure (disk full, kill) before that rename.
@@ -42,6 +48,8 @@ def write_folder(
     except OSError as error:
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}") from None
     try:
+        if files:
+            shutil.copytree(files, aside, dirs_exist_ok=True)
         for name, value in data.items():
             (aside / f"{name}.json").write_text(json.dumps(value, indent=1))
         if tensors:

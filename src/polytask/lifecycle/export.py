@@ -11,10 +11,8 @@ so a session needs torch beside onnxruntime, but neither the system's code nor i
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,15 +74,15 @@ def export(
     """
     if not isinstance(learner, NeuralLearner):
         name = getattr(learner, "id", type(learner).__name__)
-        raise InputError(f"{name} is not a network; only networks can be exported")
+        raise InputError(f"{name} cannot be exported to ONNX: only networks can")
     names = learner._names(tasks)
     if not names:
         raise InputError("tasks is empty; name at least one task to export")
-    if int8 and suite is None:
-        raise InputError("int8 needs a suite: its loss is measured on the validation split")
+    processor = replace(learner.processor_, tasks=tuple(map(learner.processor_.task, names)))
+    if int8:
+        _judged(processor, suite)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         _package(package)
-    processor = replace(learner.processor_, tasks=tuple(map(learner.processor_.task, names)))
     inputs = _sample(processor, max(CHECKED), suite)
     net = _Answers(learner.module_.cpu().eval(), names)
     config: dict[str, Any] = {
@@ -99,7 +97,7 @@ def export(
     with tempfile.TemporaryDirectory() as scratch:
         exact, small = Path(scratch) / "exact", Path(scratch) / "small"
         made = _convert(net, inputs, list(config["outputs"].values()), exact)
-        _write(exact / "folder", data, made)
+        store.write_folder(exact / "folder", data=data, files=made)
         session = Session(exact / "folder")
         config["errors"] = _errors(net, session, inputs)
         for task, error in config["errors"].items():
@@ -110,9 +108,9 @@ def export(
                 )
         if int8 and suite is not None:
             made = _quantise(made, small)
-            _write(small / "folder", data, made)
+            store.write_folder(small / "folder", data=data, files=made)
             config["int8"] = _losses(session, Session(small / "folder"), suite, max_loss)
-        _write(folder, data, made)
+        store.write_folder(folder, data=data, files=made)
     return config
 
 
@@ -130,7 +128,7 @@ class Session(FittedMixin):
         providers: where the runtime computes, in order of preference.
     """
 
-    id: ClassVar[str] = "export"
+    id: ClassVar[str] = "exported model"
     shares: ClassVar[bool] = True
 
     def __init__(
@@ -264,8 +262,11 @@ def _convert(
         except Exception as error:  # tracing runs the network's own code: anything may come
             raise InputError(_blame(net, inputs, error)) from error
         assert program is not None
+        passes = _package("onnx_ir.passes.common")
         # An inner value may carry the name of a task; inputs and outputs keep theirs.
-        _package("onnx_ir.passes.common").NameFixPass()(program.model)
+        passes.NameFixPass()(program.model)
+        # The exporter notes the lines of code that each node came from, paths and all.
+        passes.ClearMetadataAndDocStringPass()(program.model)
         made = scratch / "made"
         made.mkdir(parents=True)
         program.save(made / MODEL)
@@ -317,6 +318,19 @@ def _errors(net: _Answers, session: Session, inputs: dict[str, Tensor]) -> dict[
     return {task: difference[task] / (largest[task] or 1.0) for task in net.tasks}
 
 
+def _judged(processor: Processor, suite: Suite | None) -> None:
+    """Refuse 8 bits where nothing says what they lose."""
+    if suite is None:
+        raise InputError("int8 needs a suite: its loss is measured on the validation split")
+    columns = suite.table("validation").column_names
+    for task in processor.tasks:
+        if task.target not in columns:
+            raise InputError(
+                f"int8 is judged by every task, but the suite has no column {task.target!r}"
+                f"{nearest(task.target, columns)}"
+            )
+
+
 def _quantise(made: Path, scratch: Path) -> Path:
     """Matrix products in 8 bits; convolutions stay, the runtime's 8-bit ones are slower."""
     quantisation = _package("onnxruntime.quantization")
@@ -348,28 +362,6 @@ def _losses(
             f"int8 loses more than max_loss {max_loss:g} of {'; '.join(refused)}; not exported"
         )
     return losses
-
-
-def _write(folder: str | os.PathLike[str], data: Mapping[str, Any], made: Path) -> None:
-    """As ``store.write_folder``, with the files of a directory (model, large weights) in it."""
-    folder = Path(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-            aside = Path(shutil.copytree(made, Path(beside) / "new"))
-            for name, value in data.items():
-                (aside / f"{name}.json").write_text(json.dumps(value, indent=1))
-            hashes = {path.name: store._hash(path) for path in sorted(aside.iterdir())}
-            manifest = {"format": store.FORMAT, "files": hashes}
-            (aside / store._MANIFEST).write_text(json.dumps(manifest, indent=1))
-            for path in [*aside.iterdir(), aside]:
-                store._sync(path)
-            store._swap(aside, folder)
-            store._sync(folder.parent)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {str(folder)!r}: {error.strerror or error}; what was there is untouched"
-        ) from None
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray]:

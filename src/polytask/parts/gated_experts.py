@@ -82,7 +82,7 @@ class StaticGate(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Weights ``[B, K]`` that are not negative and sum to 1."""
-        return sparse_softmax(self.logits, self.topk).expand(len(z), -1)
+        return sparse_softmax(self.logits, self.topk).expand(z.shape[0], -1)
 
 
 def sparse_softmax(logits: Tensor, topk: int = 0) -> Tensor:

@@ -124,7 +124,7 @@ class FlatRow(nn.Module):
         numeric, categorical = inputs.get("numeric"), inputs.get("categorical")
         given = numeric if numeric is not None else categorical
         if given is not None:
-            empty = given.new_zeros((len(given), 0))
+            empty = given.new_zeros((given.shape[0], 0))
             tokens = self.tokenizer(
                 empty.float() if numeric is None else numeric,
                 empty.long() if categorical is None else categorical,

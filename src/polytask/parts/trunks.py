@@ -25,9 +25,9 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from polytask.config import assignment, parse_call
+from polytask.config import amounts, parse_call
 from polytask.data import Processor
-from polytask.errors import InputError, nearest
+from polytask.errors import InputError
 from polytask.parts.dense import IMAGENET_MEAN, IMAGENET_STD, Normalise, padded
 from polytask.parts.dual_path import DualPath
 from polytask.parts.vit import Encoder, Patches2d, Tokens
@@ -111,6 +111,20 @@ def spaced(depth: int) -> tuple[int, ...]:
     return tuple(depth * (i + 1) // taps for i in range(taps))
 
 
+class PaddedTrunk(nn.Module):
+    """A trunk that takes any size, on pictures padded to whole cells of its coarsest map."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+        self.channels: tuple[int, ...] = net.channels
+        self.strides: tuple[int, ...] = net.strides
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        """Maps ``[B, channels, H / stride, W / stride]`` of the padded picture."""
+        return self.net(padded(picture, max(self.strides)))
+
+
 class TransformersTrunk(nn.Module):
     """A picture model of transformers; its maps are its stages, or four of its equal blocks.
 
@@ -186,13 +200,9 @@ class TrunkLearner(NeuralLearner):
     def loss_weights(self, tasks: Iterable[Task]) -> dict[str, float]:
         """What every task's loss is multiplied by, before a balancer sees it."""
         found = {task.name: self.kind_weights.get(task.kind.name, 1.0) for task in tasks}
-        for text in self.weights:
-            task, value = assignment(text)
-            if task not in found:
-                raise InputError(f"weight {text!r} is of an unknown task{nearest(task, found)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise InputError(f"the weight of task {task!r} is {value!r}, not a number above 0")
-            found[task] = float(value)
+        for task, weight in amounts(self.weights, "weights", above_zero=True).items():
+            if task in found:  # the same settings fit a suite of fewer tasks
+                found[task] = weight
         return found
 
     def save_pretrained(self, folder: Any) -> None:
@@ -257,7 +267,7 @@ def _mit(
 def _dual_path(picture: Picture, taps: Sequence[int], **settings: Any) -> nn.Module:
     if taps:
         raise InputError("trunk 'dual_path' has no taps to choose from: leave taps empty")
-    return DualPath(picture.channels, **settings)
+    return PaddedTrunk(DualPath(picture.channels, **settings))
 
 
 # -- transformers ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Huang et al., arXiv 1603.09382.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -85,11 +86,9 @@ class Tokens(nn.Module):
     def __init__(self, patches: Patches1d | Patches2d, size: Sequence[int]) -> None:
         super().__init__()
         self.patches, self.size = patches, patches.grid(*size)
-        width, count = patches.out_channels, 1
-        for along in self.size:
-            count *= along
+        width = patches.out_channels
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + count, width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + math.prod(self.size), width))
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
@@ -97,7 +96,7 @@ class Tokens(nn.Module):
         """Tokens of a batch of signals or pictures."""
         positions = self.positions_of(self.patches.grid(*x.shape[2:]))
         patches = self.patches(x)
-        return torch.cat([self.cls.expand(len(x), -1, -1), patches], dim=1) + positions
+        return torch.cat([self.cls.expand(x.shape[0], -1, -1), patches], dim=1) + positions
 
     def positions_of(self, grid: Sequence[int]) -> Tensor:
         """Positions ``[1, 1 + P, width]`` of a grid of patches, that of the cls token first."""

@@ -53,7 +53,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polytask.config import from_dict, to_dict
+from polytask.config import amounts, from_dict, to_dict
 from polytask.data import Batch, Processor, Suite, TaskBatches
 from polytask.data.store import flatten, read_folder, unflatten, write_folder
 from polytask.errors import InputError, nearest
@@ -591,21 +591,8 @@ def _scaled(task: Task, y: NDArray) -> Task:
 
 def _prices(texts: Sequence[str], what: str, names: Sequence[str]) -> dict[str, float]:
     """``("task=2.5", ...)`` as a mapping; names that are not asked for are passed over."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.rpartition("=")
-        try:
-            price = float(value)
-        except ValueError:
-            price = float("nan")
-        if not equals or not np.isfinite(price):
-            raise InputError(f"{what}: {text!r} is not of the form task=number")
-        if price < 0 or (what == "prices" and price == 0):
-            least = "above 0" if what == "prices" else "at least 0"
-            raise InputError(f"{what}: {text!r} must be {least}")
-        if name in names:
-            found[name] = price
-    return found
+    found = amounts(texts, what, above_zero=what == "prices")
+    return {name: number for name, number in found.items() if name in names}
 
 
 def _to_tensors(model: _Fitted) -> dict[str, Any]:

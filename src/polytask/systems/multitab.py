@@ -126,7 +126,7 @@ class MultiTabNet(MultiTaskModule):
     def _tokens(self, numeric: Tensor | None, categorical: Tensor | None) -> Tensor:
         given = numeric if numeric is not None else categorical
         assert given is not None
-        rows = len(given)
+        rows = given.shape[0]
         empty = given.new_zeros((rows, 0))
         features = self.tokenizer(
             empty.float() if numeric is None else numeric,

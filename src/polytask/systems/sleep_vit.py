@@ -28,7 +28,7 @@ Differs from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polytask.config import amounts
 from polytask.data import Batch, Processor, Suite
 from polytask.errors import InputError, nearest
 from polytask.parts import saliency
@@ -101,7 +102,7 @@ class SleepViTNet(MultiTaskModule):
         )
         self.dense = nn.Sequential(nn.Linear(config.width, config.dense), nn.GELU())
         self.heads = Heads({t.name: nn.Linear(config.dense, t.kind.outputs) for t in spec.tasks})
-        self.weights = parsed_weights(config.weights)
+        self.weights = amounts(config.weights, "weights")
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
         """Signals to tokens ``[B, 1 + P, width]``."""
@@ -147,20 +148,6 @@ def predicted_logit(output: Tensor, task: Task) -> Tensor:
     if isinstance(task.kind, Classification):
         return output.abs().sum() if output.shape[1] == 1 else output.amax(1).sum()
     return output.sum()
-
-
-def parsed_weights(weights: Sequence[str]) -> dict[str, float]:
-    """``("disorder=2.0",)`` as a mapping; InputError names what cannot be read."""
-    told = {}
-    for text in weights:
-        task, _, value = text.rpartition("=")
-        try:
-            told[task] = float(value)
-        except ValueError:
-            told[task] = -1.0
-        if not task or not 0 <= told[task] < float("inf"):
-            raise InputError(f"weight {text!r} is not TASK=NUMBER with a number from 0")
-    return told
 
 
 @dataclass

@@ -222,7 +222,13 @@ class TaskExpert(TrunkLearner):
             raise InputError("taskexpert: width must be at least 4, upsample at least 1")
         if not self.memory and self.write != "residual":
             raise InputError("taskexpert: write says how memory is written; memory=False has none")
-        return TaskExpertNet(spec, self)
+        module = TaskExpertNet(spec, self)
+        if module.grid.places * self.training.batch // self.training.accumulation < 2:
+            raise InputError(
+                "taskexpert: one picture of one cell at a time has no variance for batch norm; "
+                "raise training.batch or the size of the pictures"
+            )
+        return module
 
     def gate_weights(
         self, inputs: Any, tasks: Sequence[str] | None = None
