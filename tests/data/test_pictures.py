@@ -157,6 +157,15 @@ def test_pictures_are_read_when_rows_are_drawn_and_kept() -> None:
     assert sum(len(chunk) for chunk in data.chunks()) == len(data)
 
 
+def test_parts_of_a_column_share_what_was_read() -> None:
+    made = suite(_bytes(arrays()), split="random")
+    data = Processor.fit(made).encode(made, "train")
+    whole = Processor.fit(made).encode(made, "train")[:].inputs["image"]
+    first, second = data.take(torch.tensor([0, 2])), data.take(torch.tensor([2, 1]))
+    assert torch.equal(first[:].inputs["image"], whole[[0, 2]])
+    assert torch.equal(second[:].inputs["image"], whole[[2, 1]])  # row 2 was read by the first
+
+
 def test_size_brings_pictures_and_maps_to_one_size() -> None:
     columns = _bytes(arrays())
     big = np.repeat(np.repeat(arrays()["image"][0], 2, 0), 2, 1)

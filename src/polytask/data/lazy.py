@@ -40,11 +40,13 @@ class Lazy:
         self._cell = cells(column)
         self._null = column.is_null().to_numpy()
         self._rows = np.arange(len(column))
-        self._kept: NDArray | None = None
         self._known = np.zeros(len(column), bool)
         if self._null.all():
             raise InputError(f"column {name!r} has no value at all")
-        self._first = self._checked(int(np.flatnonzero(~self._null)[0]))
+        self._first = first = self._checked(int(np.flatnonzero(~self._null)[0]))
+        # Shared with every ``take``; no memory is used until a row is written.
+        fits = len(column) * first.nbytes <= _KEPT_BYTES
+        self._kept = np.empty((len(column), *first.shape), first.dtype) if fits else None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -65,8 +67,6 @@ class Lazy:
         return self.finish(torch.from_numpy(np.stack([self._row(int(row)) for row in picked])))
 
     def _row(self, row: int) -> NDArray:
-        if self._kept is None and len(self._known) * self._first.nbytes <= _KEPT_BYTES:
-            self._kept = np.empty((len(self._known), *self._first.shape), self._first.dtype)
         if self._kept is None:
             return self._checked(row)
         if not self._known[row]:
