@@ -38,7 +38,6 @@ from polytask.data.dual_pixel_views import (
     scene_suite,
     two_layers,
 )
-from polytask.data.mixtures import Patches
 from polytask.systems.dual_pixel import DualPixel, Pretraining
 from polytask.training import Training
 
@@ -151,7 +150,7 @@ SETTINGS = {
     "photographs": Setting(
         "photographs, 34 sharp pairs",
         streets,
-        learner(16, 3, mixture=Patches(), **CROPS),
+        learner(16, 3, mixture="patches", **CROPS),
     ),
 }
 
