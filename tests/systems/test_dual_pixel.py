@@ -322,7 +322,8 @@ def test_the_released_code_copies_in_phase_one(suite):
 
 
 def test_it_learns(suite):
-    learner = tiny(epochs=30, residual=True, width=8).fit(suite)
+    training = Training(lr=5e-3, batch=4, epochs=50, patience=50, device="cpu")
+    learner = tiny(training=training, residual=True, width=8, pretraining=None).fit(suite)
     losses = [record["loss"]["sharp"] for record in learner.history_]
     assert losses[-1] < 0.9 * losses[0]
 

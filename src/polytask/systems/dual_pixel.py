@@ -330,7 +330,7 @@ class DualPixel(StagedLearner):
     weights: tuple[float, ...] = (1.0, 0.2, 0.2, 0.2)
     residual: bool = False
     rectify: bool = False
-    mixture: str | object = field(default_factory=Patches)
+    mixture: str | object = "patches"
     augment: str | object = "dense(flip=0.0, crop=(512, 512))"
     training: Training = field(
         default_factory=lambda: Training(
