@@ -7,7 +7,7 @@ import torch
 from polytask.data import Augmented, Batch, Processor
 from polytask.data.augmentation import Dense
 from polytask.data.dual_pixel_views import scene_suite
-from polytask.data.patches import Patches
+from polytask.data.mixtures import Patches
 from polytask.errors import InputError
 
 

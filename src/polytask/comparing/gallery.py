@@ -26,7 +26,7 @@ from polytask.catalogue import catalogue
 from polytask.comparing import figures, pictures
 from polytask.comparing.pictures import Span
 from polytask.comparing.render import filled
-from polytask.comparing.words import MISSING, Json, decimals, number
+from polytask.comparing.words import MISSING, Json, count, decimals, number
 from polytask.config import to_dict
 from polytask.data import Batch, Processor, Suite
 from polytask.errors import InputError
@@ -554,7 +554,7 @@ def _confusion(one: _Seen) -> Json | None:
         ]  # fmt: skip
         iou = number(np.diag(counts)[i] / union[i], 2) if union[i] else MISSING
         rows.append({"name": str(kind.classes[i]), "cells": cells, "iou": iou,
-                     "number": number(counts[i].sum())})  # fmt: skip
+                     "number": count(counts[i].sum())})  # fmt: skip
     return {
         "rows": rows,
         "pixels": isinstance(kind, Segmentation),

@@ -221,9 +221,9 @@ def as_png(image: Image, side: int | None = None, colours: int | None = None) ->
         way = Images.Resampling.NEAREST if image.mode == "P" else Images.Resampling.LANCZOS
         image = image.resize((width, height), way)
     if colours and image.mode == "RGB":
-        image = image.quantize(colours, Images.Quantize.MEDIANCUT)
+        image = image.quantize(colours, Images.Quantize.FASTOCTREE)
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG")
     return file.getvalue()
 
 

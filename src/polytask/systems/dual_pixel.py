@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polytask.data import Batch, Processor, Suite, as_augmentation, as_mixture
-from polytask.data.patches import Patches
+from polytask.data.mixtures import Patches
 from polytask.errors import InputError
 from polytask.parts.heads import Heads
 from polytask.tasks import Kind, Picture, Task

@@ -104,7 +104,8 @@ class FittedMixin:
             )
         if self.reads_pictures and not suite.pictures:
             raise InputError(
-                f"{self.id} reads pictures; say which column holds them: inputs={{...: 'picture'}}"
+                f"{self.id} reads pictures, and this suite has none; of a column that holds them "
+                "say inputs={'COLUMN': 'picture'}"
             )
 
     def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -174,29 +175,29 @@ class NeuralLearner(FittedMixin):
     ) -> Self:
         """Fit all tasks of the suite; ``out`` keeps a log and checkpoints to resume from."""
         self.validate(suite)
-        balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
-        engine = self._engine()
         self.processor_ = Processor.fit(suite)
-        data = _labelled(self.processor_.encode(suite, "train"))
-        validation = self.processor_.encode(suite, "validation")
         torch.manual_seed(self.training.seed)
         module = self.build(self.processor_)
-        self.before_training(module, data)
-        self.state_: State = train(
+        self.state_: State = self.learn(
             module,
-            self.views(data),
-            validation,
-            self.training,
-            step=step,
-            balancer=balancer,
+            suite,
+            step=as_step(self.step),  # type: ignore[arg-type]
+            balancer=as_balancer(self.balancer),
             mixture=as_mixture(self.mixture),  # type: ignore[arg-type]
-            engine=engine,
+            engine=self._engine(),
             out=Path(out) if out else None,
             run=self._run(suite) if out else "",
             progress=progress,
         )
         self.module_ = module
         return self
+
+    def learn(self, module: MultiTaskModule, suite: Suite, **how: Any) -> State:
+        """Teach a fresh module: one run of the loop, with what ``train`` is told besides."""
+        data = _labelled(self.processor_.encode(suite, "train"))
+        validation = self.processor_.encode(suite, "validation")
+        self.before_training(module, data)
+        return train(module, self.views(data), validation, self.training, **how)
 
     def validate(self, suite: Suite) -> None:
         super().validate(suite)

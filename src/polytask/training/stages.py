@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import torch
 from torch import nn
 
-from polytask.data import Batch, Mixture, Processor, Rows, Suite, as_mixture
+from polytask.data import Batch, Mixture, Rows, Suite
 from polytask.errors import InputError
-from polytask.training.balancers import Balancer, as_balancer
+from polytask.training.balancers import Balancer
 from polytask.training.engine import Engine
 from polytask.training.learner import NeuralLearner
 from polytask.training.loop import State, Training, train
 from polytask.training.module import MultiTaskModule
-from polytask.training.steps import Step, as_step
+from polytask.training.steps import Step
 
 
 @dataclass(frozen=True)
@@ -127,29 +125,7 @@ class StagedLearner(NeuralLearner):
         """
         raise NotImplementedError
 
-    def fit(
-        self,
-        suite: Suite,
-        *,
-        out: str | os.PathLike[str] | None = None,
-        progress: Callable[[dict[str, Any]], None] = lambda record: None,
-    ) -> Self:
-        """Fit the suite stage by stage; ``out`` gets a folder of checkpoints and log for each."""
-        self.validate(suite)
-        self.processor_ = Processor.fit(suite)
-        torch.manual_seed(self.training.seed)
-        module = self.build(self.processor_)
-        self.stages_ = train_stages(
-            module,
-            self.stages(module, suite),
-            step=as_step(self.step),  # type: ignore[arg-type]
-            balancer=as_balancer(self.balancer),
-            mixture=as_mixture(self.mixture),  # type: ignore[arg-type]
-            engine=self._engine(),
-            out=Path(out) if out else None,
-            run=self._run(suite) if out else "",
-            progress=progress,
-        )
-        self.state_ = list(self.stages_.values())[-1]
-        self.module_ = module
-        return self
+    def learn(self, module: MultiTaskModule, suite: Suite, **how: Any) -> State:
+        """Stage by stage; an output folder gets a folder of checkpoints and log for each."""
+        self.stages_ = train_stages(module, self.stages(module, suite), **how)
+        return list(self.stages_.values())[-1]
