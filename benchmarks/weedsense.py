@@ -588,7 +588,8 @@ def arrow(before: np.ndarray, after: np.ndarray, metric: str) -> str:
 SHORT = (
     "not settled: 240 updates leave the joint network far from trained (in one trial of 500 "
     "updates its mask reached 60 points on validation), and at this rate tasks about "
-    "the whole picture are unsteady, which may disturb the shared trunk; the rows at the lower rate stand in the table"
+    "the whole picture are unsteady, which may disturb the shared trunk; the rows at the lower "
+    "rate stand in the table"
 )
 REASONS = {
     "is 3 times as fast": "of the 16.7 billion multiply-adds of a 512 x 512 pass (the paper's own "
