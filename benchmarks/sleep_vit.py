@@ -40,9 +40,8 @@ from polytask.training import NeuralLearner, Training
 
 COMMAND = "python benchmarks/sleep_vit.py"
 SEEDS = (0, 1, 2)
-TASKS = {"nights": ("stage", "disorder"), "digits": ("digit", "speaker"), "waves": ()}
-TASKS["waves"] = TASKS["digits"]
-JUDGED = {"nights": "kappa", "digits": "accuracy", "waves": "accuracy"}
+TASKS = {"nights": ("stage", "disorder"), "digits": ("digit", "speaker")}
+JUDGED = {"nights": "kappa", "digits": "accuracy"}
 METHODS: tuple[Method, ...] = ("plain", "gradient", "rollout")
 DELETED = 0.2  # share of the tokens that a deletion test takes out
 
@@ -88,12 +87,11 @@ def spectrograms(clips: np.ndarray) -> np.ndarray:
     return np.log(bands + 1e-6).astype(np.float32)
 
 
-def suite_of_digits(waves: bool = False) -> Suite:
+def suite_of_digits() -> Suite:
     """The official test takes 0 to 4; of the others, 5 to 9 are the validation set."""
     data = spoken()
     split = np.select([data["take"] < 5, data["take"] < 10], ["test", "validation"], "train")
-    signal = data["clips"] if waves else spectrograms(data["clips"])
-    table = {"signal": signal, "split": split}
+    table = {"signal": spectrograms(data["clips"]), "split": split}
     table |= {task: data[task].astype(int).astype(str) for task in TASKS["digits"]}
     kinds = dict.fromkeys(TASKS["digits"], "classification")
     return Suite.from_table(table, kinds, name="digits", split="column:split")
@@ -115,8 +113,6 @@ def vit(data: str, seed: int, **settings: Any) -> SleepViT:
         small |= {"patch": 10, "weights": ("disorder=2.0",), "training": budget(seed, 15)}
     else:
         small |= {"patch": 4, "scale": "none", "training": budget(seed, 30)}
-    if data == "waves":
-        small |= {"patch": 40, "scale": "zscore", "training": budget(seed, 15)}
     return SleepViT(**{**small, "survival": 0.9, **settings})
 
 
@@ -158,10 +154,7 @@ def network(data: str, way: str, seed: int) -> dict[str, Any]:
         channels = ("flow",)
     elif way == "without effort":
         channels = ("ppg", "flow")
-    if data == "nights":
-        suite = suite_of_nights(seed, channels)
-    else:
-        suite = suite_of_digits(data == "waves")
+    suite = suite_of_nights(seed, channels) if data == "nights" else suite_of_digits()
     if kind in ("alone", "cnn") and what:
         suite = suite.only(what)
     learner, told = fit(learner, suite)
@@ -379,7 +372,6 @@ def plan() -> Iterator[Cell]:
     yield from cells("digits", "cnn")
     yield from cells("nights", "six heads", "equal", "upgrad", "uw", "flow")
     yield from cells("nights", "cnn stage", "cnn disorder")
-    yield from cells("waves", "cnn", "shared")
 
 
 def run() -> None:
@@ -520,7 +512,6 @@ def on_what_one_would_pick(e: Evidence) -> Iterator[Claim]:
         ("nights", "lightgbm", "LightGBM per task on clinical features"),
         ("nights", "cnn", "shared convolutions of equal size"),
         ("digits", "cnn", "shared convolutions of equal size"),
-        ("waves", "cnn", "shared convolutions of equal size"),
     ):
         yield from against(
             f"as good as {name}: {data}, mean {JUDGED[data]}",
@@ -594,8 +585,19 @@ CLAIMANTS = (
     on_variants,
 )
 
-# Why a claim does not hold, where it does not.
-REASONS: dict[str, str] = {}
+# Why a claim does not hold, where it does not. Figures of training rows are of seed 0.
+REASONS = {
+    "as good as LightGBM per task on clinical features: nights, mean kappa": "its features spell "
+    "out what makes a stage and a disorder (rates and their spread, flow and effort stretch by "
+    "stretch, chest against abdomen); the network has to find that in 1,440 windows",
+    "as good as shared convolutions of equal size: nights, mean kappa": "in the same 15 epochs the "
+    "transformer fits stages less well even where it was trained (kappa 0.61; convolutions 0.91), "
+    "so this is not overfitting; convolutions with a mean over time find an oscillation at any "
+    "phase and place, which tokens with learned positions must learn from few windows (the latter "
+    "is our reading, not measured)",
+    "as good as shared convolutions of equal size: digits, mean accuracy": "level: the gap is half "
+    "a clip of 300 in the mean, and less than its error",
+}
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -618,7 +620,6 @@ NAMES = {
 TITLES = {
     "nights": "Virtual sleepers (60 subjects, 40 windows each; test: 12 other subjects)",
     "digits": "Spoken digits, log-spectrogram of 64 x 32 (real; test: 300 clips)",
-    "waves": "Spoken digits, 8,000 samples as recorded",
 }
 
 

@@ -130,7 +130,7 @@ class Grid:
         coarse = max(strides)
         stride = min((s for s in strides if s >= 8), default=coarse)
         height, width = (side + -side % coarse for side in picture)
-        return cls(tuple(picture), stride, (height // stride, width // stride))
+        return cls((picture[0], picture[1]), stride, (height // stride, width // stride))
 
 
 class TaskExpertNet(MultiTaskModule):
@@ -171,7 +171,12 @@ class TaskExpertNet(MultiTaskModule):
     def gate_weights(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> dict[str, Tensor]:
         """Per task ``[B, L, N + 1]``, the memory's weight last."""
         representation = self.represent(inputs, tasks)
-        return {task: self.heads[task].walk(representation)[1] for task in tasks}
+        columns = {task: self.heads[task] for task in tasks}
+        return {
+            task: column.walk(representation)[1]
+            for task, column in columns.items()
+            if isinstance(column, TaskColumn)
+        }
 
 
 @dataclass
@@ -237,6 +242,7 @@ class TaskExpert(TrunkLearner):
         names, batch = self._names(tasks), self._fitted().inputs(inputs)
         engine = Engine(self.training.precision, device=self.training.device)
         module = self.module_.to(engine.device).eval()
+        assert isinstance(module, TaskExpertNet)
         found: dict[str, list[np.ndarray]] = {task: [] for task in names}
         with torch.inference_mode():
             for chunk in batch.chunks():

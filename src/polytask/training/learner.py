@@ -104,7 +104,8 @@ class FittedMixin:
             )
         if self.reads_pictures and not suite.pictures:
             raise InputError(
-                f"{self.id} reads pictures; say which column holds them: inputs={{...: 'picture'}}"
+                f"{self.id} reads pictures, and this suite has none; of a column that holds them "
+                "say inputs={'COLUMN': 'picture'}"
             )
 
     def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, np.ndarray]:
