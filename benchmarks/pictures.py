@@ -78,7 +78,8 @@ def camvid(
 def cwfid(size: tuple[int, int] = (120, 108), *, held: int = 10) -> Suite:
     """CWFID's carrot field: patches of 60 photographs, whole photographs in one split.
 
-    Six patches a photograph. ``plants``: soil, crop, weed; ``cover``: share of the patch that is
+    Six patches a photograph. ``plants``: soil, crop, weed, and no label where something green was
+    not annotated; ``cover``: share of the patch that is
     vegetation, in percent; ``weeds``: weeds whose box has its centre in the patch. The official
     test photographs; ``held`` of the 40 training ones, evenly spread, are the validation part.
     """
@@ -90,6 +91,7 @@ def cwfid(size: tuple[int, int] = (120, 108), *, held: int = 10) -> Suite:
         photograph = np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB"))
         plants = np.asarray(Image.open(io.BytesIO(row["crop_weed"])))
         green = np.asarray(Image.open(io.BytesIO(row["vegetation"]))) > 0
+        plants = np.where(green & (plants == 0), 255, plants)  # green that nobody named
         centres = [
             ((x0 + x1) / 2, (y0 + y1) / 2)
             for plant in json.loads(row["plants"])
