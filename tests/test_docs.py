@@ -15,12 +15,12 @@ seeds and two epochs here.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import re
 import runpy
 import shlex
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +92,16 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # fits run in this process: no workers to start
     budget = {"training.batch": 64, "training.epochs": 2, "training.patience": 2}
-    small = partial(compare.Plan, learners=("mlp",), balancers=("uw",), seeds=(0, 1))
+    small = dataclasses.make_dataclass(
+        "Plan",
+        [
+            ("learners", tuple, ("mlp",)),
+            ("balancers", tuple, ("uw",)),
+            ("seeds", tuple, (0, 1)),
+        ],
+        bases=(compare.Plan,),
+        frozen=True,
+    )
     monkeypatch.setattr(compare, "budget", lambda suite: dict(budget))
     monkeypatch.setattr(compare, "Plan", small)
     return tmp_path

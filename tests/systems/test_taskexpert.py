@@ -283,11 +283,11 @@ def test_losses_have_the_frameworks_weights() -> None:
         "share": 1.0,
     }
     assert net(weights=("edges=7", "hue=0.5")).weights == {**usual, "edges": 7.0, "hue": 0.5}
+    assert net(weights=("parts=2",)).weights == usual  # of a suite of other tasks
     for text, told in (
-        ("edge=1", "'edges'"),
         ("edges=-1", "-1"),
         ("edges=0", "above 0"),
-        ("edges", "key=value"),
+        ("edges", "task=number"),
     ):
         with pytest.raises(InputError, match=told):
             net(weights=(text,))
