@@ -598,8 +598,8 @@ def arrow(before: np.ndarray, after: np.ndarray, metric: str) -> str:
 SHORT = (
     "not settled: sharing costs masks and heights after 240 updates and still after 480, where all "
     "networks go on gaining; the paper has 50 epochs of 96,000 pictures, and nothing here says "
-    "where the gap ends. At this rate tasks about the whole picture are unsteady, which may disturb the "
-    "shared trunk"
+    "where the gap ends. At this rate tasks about the whole picture are unsteady, which may "
+    "disturb the shared trunk"
 )
 REASONS = {
     "is 3 times as fast": "of the 16.7 billion multiply-adds of a 512 x 512 pass (the paper's own "
