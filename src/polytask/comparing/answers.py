@@ -21,7 +21,7 @@ from polytask.comparing.pictures import as_picture, overlay
 from polytask.data.lazy import cells
 from polytask.data.pictures import shape
 from polytask.errors import InputError
-from polytask.tasks import Segmentation, Task
+from polytask.tasks import DenseKind, Segmentation, Task
 from polytask.tasks.maps import nearest_size, open_cell, picture_size, unit_range
 
 _AT_A_TIME = 16
@@ -77,7 +77,7 @@ def write(
 def _write_map(task: Task, decoded: NDArray, picture: NDArray, path: Path) -> None:
     """``path``.npy and ``path``.png at the size of the picture."""
     size = shape(picture)[0]
-    if task.kind.smooth:  # type: ignore[attr-defined]
+    if isinstance(task.kind, DenseKind) and task.kind.smooth:
         values = picture_size(decoded.transpose(1, 2, 0), size).transpose(2, 0, 1)
     else:
         values = nearest_size(decoded, size)

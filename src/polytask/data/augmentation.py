@@ -21,6 +21,7 @@ from polytask.data.batch import Batch
 from polytask.errors import InputError
 from polytask.tasks import Task
 from polytask.tasks.dense import DenseKind, Segmentation
+from polytask.tasks.maps import nearest_size
 
 _TRIES = 10
 
@@ -130,11 +131,7 @@ def _resized(values: Tensor, size: tuple[int, int], *, smooth: bool) -> Tensor:
     if smooth:
         planes = values.unsqueeze(0)
         return F.interpolate(planes, size, mode="bilinear", antialias=True)[0]
-    rows, columns = (
-        ((torch.arange(new) + 0.5) * old / new).long()
-        for new, old in zip(size, values.shape[-2:], strict=True)
-    )
-    return values[..., rows[:, None], columns]
+    return torch.from_numpy(nearest_size(values.numpy(), size))
 
 
 def _window(values: Tensor, place: list[int], crop: tuple[int, int], blank: float) -> Tensor:

@@ -14,7 +14,6 @@ Pictures are ``[H, W, C]``; brightness is float64 in [0, 1] unless it says uint8
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from polytask.data.files import as_png
 from polytask.data.splits import ColumnSplit
 from polytask.data.suite import Suite
 from polytask.errors import InputError
@@ -216,6 +216,4 @@ def scene_suite(
 def _png(picture: Picture) -> bytes:
     from PIL import Image
 
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", compress_level=1)
-    return file.getvalue()
+    return as_png(Image.fromarray(picture))

@@ -75,13 +75,14 @@ def _to_array(name: str, values: Any) -> Any:
                 column = pa.FixedSizeListArray.from_arrays(column, size)
             return column
         if isinstance(values, Sequence) and values and hasattr(values[0], "tobitmap"):
-            return pa.array([_png(picture) for picture in values])  # pictures of PIL
+            return pa.array([as_png(picture) for picture in values])  # pictures of PIL
         return pa.array(values)
     except (pa.ArrowException, TypeError) as error:
         raise InputError(f"column {name!r}: {error}") from None
 
 
-def _png(picture: Any) -> bytes:
+def as_png(picture: Any) -> bytes:
+    """A picture of PIL as the bytes of a PNG file."""
     file = io.BytesIO()
     picture.save(file, format="PNG")
     return file.getvalue()

@@ -116,8 +116,10 @@ class Suite:
         splitter = parse_split(split) if isinstance(split, str) else split
         if splitter is not None and not hasattr(splitter, "assign"):
             raise InputError(f"split is {split!r}; give a split or its text, such as 'random'")
-        if by and isinstance(splitter or RandomSplit(), RandomSplit):
-            splitter = replace(splitter or RandomSplit(), within=by)  # type: ignore[type-var]
+        if by and splitter is None:
+            splitter = RandomSplit(within=by)
+        elif by and isinstance(splitter, RandomSplit) and not splitter.within:
+            splitter = replace(splitter, within=by)
         targets = [targets] if isinstance(targets, str) else targets
         exclude = [exclude] if isinstance(exclude, str) else exclude
         options = {
