@@ -135,3 +135,17 @@ def test_fewer_tasks_are_fewer_rows() -> None:
     assert suite.only(*suite.task_names).splits["train"] is suite.splits["train"]
     wide = Suite.from_table(pupils(), ["score", "passed"])
     assert len(wide.only("score").splits["train"]) == 144
+
+
+def test_a_split_keeps_the_column_it_was_told_to_deal_within() -> None:
+    table = {
+        "x": list(range(24)),
+        "y": [float(i % 5) for i in range(24)],
+        "school": ["a", "b"] * 12,
+        "class": ["p", "p", "q", "q"] * 6,
+    }
+    own = Suite.from_table(table, ["y"], by="school", split=RandomSplit(within="class"))
+    assert own.describe()["split"] == "random rows of each class, seed 0"
+    assert Suite.from_table(table, ["y"], by="school").describe()["split"] == (
+        "random rows of each school, seed 0"
+    )
