@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from polytask.data.texts import Texts, reader_from_dict
 from polytask.data.words import EOS, INIT, SPECIAL, UNKNOWN, Words, split_words
 from polytask.errors import InputError
 
@@ -48,8 +49,16 @@ def test_marks_are_not_shown():
     assert words.text([INIT, 3, UNKNOWN, 4, EOS]) == "the dog"
 
 
-def test_long_texts_are_cut():
-    assert [len(row) for row in Words.fit(TEXTS, limit=2).ids(TEXTS)] == [2, 2]
+def test_words_know_where_they_stand():
+    text = "Don't, İstanbul ran."  # a letter whose small form has two characters
+    places = Words.fit(TEXTS).offsets(text)
+    assert [text[a:b] for a, b in places] == ["Don't", ",", "İstanbul", "ran", "."]
+    assert Words.fit(TEXTS).offsets("").shape == (0, 2)
+
+
+def test_columns_are_cut_at_the_limit():
+    column = Texts("text", [*TEXTS, None], Words.fit(TEXTS, limit=2))
+    assert column.lengths.tolist() == [2, 2, 0] and column.cut.tolist() == [4, 1, 0]
 
 
 def test_a_vector_depends_on_the_word_alone():
@@ -86,14 +95,14 @@ def test_vectors_of_new_words_only():
 
 
 def test_no_ngrams_at_all():
-    assert Words.fit(TEXTS, size=5, grams=0).vectors().shape == (8, 5)
+    assert Words.fit(TEXTS, size=5, grams=0).vectors().shape == (9, 5)
 
 
 def test_it_survives_plain_data_without_the_words_met_later():
     words = Words.fit(TEXTS, generative=5, limit=9, size=6, grams=4)
     before = words.to_dict()
     words.ids(["zebra"])
-    again = Words.from_dict(words.to_dict())
+    again = reader_from_dict(words.to_dict())
     assert again.to_dict() == before
     assert again.words == words.words[:-1]
     np.testing.assert_array_equal(again.vectors(), words.vectors()[:-1])

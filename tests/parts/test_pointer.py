@@ -176,7 +176,7 @@ def test_the_loss_is_finite_for_words_of_probability_0():
     target = torch.tensor([[35, 7, -1], [9, 35, 4]])  # 35 stands nowhere, nor does <unk>
     loss = negative_log_likelihood(mixed, target, UNKNOWN)
     assert torch.isfinite(loss).all() and loss[0, 2] == 0
-    assert float(loss[0, 0]) == pytest.approx(23.026, abs=1e-3)  # -log 1e-10
+    assert loss[0, 0].item() == pytest.approx(23.026, abs=1e-3)  # -log 1e-10
     loss.sum().backward()
     grads = [p.grad for p in built.parameters() if p.grad is not None]
     assert grads and all(torch.isfinite(g).all() for g in grads)

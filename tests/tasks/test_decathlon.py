@@ -16,11 +16,17 @@ from polytask.tasks.decathlon import (
 NAMES = "SQuAD IWSLT CNN/DM MNLI SST SRL ZRE WOZ WikiSQL MWSC".split()
 # Rows of table 2 of the paper (validation), and their decaScores.
 PUBLISHED = {
-    "single, question pointer": ([75.5, 25.5, 24.0, 72.8, 88.1, 75.2, 15.6, 84.4, 72.6, 52.4], 586.1),
+    "single, question pointer": (
+        [75.5, 25.5, 24.0, 72.8, 88.1, 75.2, 15.6, 84.4, 72.6, 52.4],
+        586.1,
+    ),
     "multi, S2S": ([47.5, 14.2, 25.7, 60.9, 85.9, 68.7, 28.5, 84.0, 45.8, 52.4], 513.6),
     "multi, self-attention": ([66.8, 13.6, 14.0, 69.0, 84.7, 75.1, 31.7, 82.8, 64.8, 43.9], 546.4),
     "multi, coattention": ([71.8, 9.0, 15.7, 70.4, 86.5, 76.1, 28.5, 75.1, 62.9, 37.8], 533.8),
-    "multi, question pointer": ([70.8, 16.1, 23.9, 70.5, 86.2, 75.8, 28.0, 80.6, 62.0, 48.8], 562.7),
+    "multi, question pointer": (
+        [70.8, 16.1, 23.9, 70.5, 86.2, 75.8, 28.0, 80.6, 62.0, 48.8],
+        562.7,
+    ),
     "multi, anti-curriculum": ([74.3, 13.7, 24.6, 69.2, 86.4, 77.6, 34.7, 84.1, 58.7, 48.4], 571.7),
 }
 

@@ -25,6 +25,7 @@ import numpy as np
 from polytask.data.splits import SPLITS
 from polytask.data.suite import Suite
 from polytask.errors import InputError
+from polytask.tasks import Generation
 
 TASKS = ("lookup", "choice", "mapping", "query")
 
@@ -87,7 +88,7 @@ def question_suite(
             "source": dict(zip(columns, map(list, zip(*drawn, strict=True)), strict=True)),
             "texts": ("question", "context"),
             "target": "answer",
-            "kind": {"kind": "generation", "metric": "em", "tokens": 10},
+            "kind": Generation(metric="em", tokens=10),
             "split": "split",
         }
     return Suite.from_tasks(tables, name="questions")

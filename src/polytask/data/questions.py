@@ -198,7 +198,8 @@ class Question:
             inside = (places < end) & (first >= 0)  # -1: the answer was cut off with the text's end
             ids = text.gather(1, places.clamp(0, text.shape[1] - 1))
             return ids.masked_fill(~inside, -1)
-        return target
+        assert isinstance(kind, Generation)
+        return target[:, : kind.tokens]
 
     def output(self, likelihood: Tensor) -> Tensor:
         """What the kind expects of a head, from the log-likelihoods ``[B, C]`` of the choices."""

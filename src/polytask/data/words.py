@@ -35,7 +35,7 @@ _SPREAD = 0.4  # standard deviation of a random vector's numbers, about that of 
 
 def split_words(text: str) -> list[str]:
     """Words and signs of a text, lower-cased."""
-    return _WORD.findall(text.lower())
+    return [word.lower() for word in _WORD.findall(text)]
 
 
 class Words:
@@ -95,17 +95,21 @@ class Words:
         """Numbers of a word's vector."""
         return self.size + self.grams
 
-    def ids(self, strings: Sequence[str]) -> list[NDArray[np.int32]]:
+    def ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Ids of the words of each text; a word never met before gets one now."""
         found = []
-        for string in strings:
-            words = split_words(string)[: self.limit]
+        for string in texts:
+            words = split_words(string)
             for word in words:
                 if word not in self._ids:
                     self._ids[word] = len(self.words)
                     self.words.append(word)
             found.append(np.array([self._ids[word] for word in words], np.int32))
         return found
+
+    def offsets(self, text: str) -> NDArray[np.int64]:
+        """First character of each word and one past its last, ``[L, 2]``."""
+        return np.array([word.span() for word in _WORD.finditer(text)], np.int64).reshape(-1, 2)
 
     def text(self, ids: Sequence[int] | NDArray) -> str:
         """Words with spaces between; what stands for no word is left out."""
@@ -123,6 +127,7 @@ class Words:
     def to_dict(self) -> dict[str, Any]:
         """What ``from_dict`` needs; words met after training are forgotten."""
         return {
+            "reader": "words",
             "words": self.words[len(SPECIAL) : self.known],
             "generative": self.generative,
             "limit": self.limit,
@@ -133,7 +138,7 @@ class Words:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(**data)
+        return cls(**{name: value for name, value in data.items() if name != "reader"})
 
 
 class VectorFile:

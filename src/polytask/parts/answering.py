@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polytask.data import Batch, Suite
@@ -33,6 +34,7 @@ from polytask.data.questions import (
     told_lines,
     wording,
 )
+from polytask.data.texts import Reader
 from polytask.errors import InputError
 from polytask.parts.pointer import Memory, Mixture, PointerDecoder, greedy, negative_log_likelihood
 from polytask.tasks import Generation, Span, Task
@@ -55,18 +57,24 @@ class AnsweringModule(MultiTaskModule):
     A subclass sets ``decoder`` and implements ``read`` and ``embed``.
 
     Args:
+        reader: of the ids that are read and answered; ``marks`` are those of no word.
         questions: how each task is asked.
-        marks: of the reader's ids.
         limit: tokens of a context, and of a question, that are read.
     """
 
     decoder: PointerDecoder
 
     def __init__(
-        self, tasks: Sequence[Task], questions: Mapping[str, Question], marks: Marks, limit: int
+        self,
+        tasks: Sequence[Task],
+        reader: Reader,
+        marks: Marks,
+        questions: Mapping[str, Question],
+        limit: int,
     ) -> None:
         super().__init__(tasks)
-        self.questions, self.marks, self.limit = dict(questions), marks, limit
+        self.reader, self.marks = reader, marks
+        self.questions, self.limit = dict(questions), limit
         self.heads = nn.ModuleDict()
 
     def read(self, context: Tensor, question: Tensor) -> Memory:
@@ -85,7 +93,8 @@ class AnsweringModule(MultiTaskModule):
             asked = self.questions[name]
             inputs = {column: batch.inputs[column][rows] for column in asked.task.texts}
             memory = self.read(*asked.cast(inputs, self.limit))
-            mixture, wanted = self.forced(memory, asked.answers(inputs, target[rows]))
+            answers = asked.answers(inputs, target[rows])
+            mixture, wanted = self.forced(memory, answers)
             loss = negative_log_likelihood(mixture, wanted, self.marks.unknown)
             mean = loss.sum() / (wanted >= 0).sum().clamp(min=1)
             losses[name] = mean * self.weights.get(name, 1.0)
@@ -106,6 +115,12 @@ class AnsweringModule(MultiTaskModule):
                 text = inputs[asked.task.texts[-1]]
                 found[name] = pointed(answer, text) if isinstance(kind, Span) else answer
         return found
+
+    def decode(self, task: str, output: Any) -> NDArray:
+        kind = self.tasks[task].kind
+        if not isinstance(kind, Generation):
+            return super().decode(task, output)
+        return kind.decode([self.reader.text(row[row >= 0]) for row in output.cpu().numpy()])
 
     def forced(self, memory: Memory, answers: Tensor) -> tuple[Mixture, Tensor]:
         """The mixture after every token of given answers ``[B, T]``, and what should come next."""

@@ -80,9 +80,7 @@ class BiLSTM(nn.Module):
         self.lstm = nn.LSTM(inputs, width // 2, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        packed = pack_padded_sequence(
-            x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         out, (state, cell) = self.lstm(packed)
         states, _ = pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
         return states, (torch.cat([*state], dim=1), torch.cat([*cell], dim=1))
@@ -153,8 +151,7 @@ class MQANNet(AnsweringModule):
         reader = spec.reader
         assert isinstance(reader, Words)
         questions = config.questions(spec.tasks, reader)
-        marks = Marks(UNKNOWN, INIT, EOS)
-        super().__init__(spec.tasks, questions, marks, config.limit)
+        super().__init__(spec.tasks, reader, Marks(UNKNOWN, INIT, EOS), questions, 2 * config.limit)
         width = config.width
         self.vectors = FrozenVectors(reader)
         self.projected = nn.Linear(reader.width, width)
@@ -249,8 +246,7 @@ class MQAN(AnsweringLearner):
     training: Training = field(
         default_factory=lambda: Training(
             lr=0.0025,  # d^-0.5 warmup^-0.5, reached after the warm-up
-            schedule="inverse_sqrt",
-            warmup=800,
+            schedule="inverse_sqrt(warmup=800)",
             betas=(0.9, 0.98),
             eps=1e-9,
             clip=1.0,
