@@ -126,7 +126,7 @@ def test_vectors_from_a_file(glove):
 
 
 def test_files_of_vectors_that_do_not_fit_are_refused(glove, tmp_path):
-    with pytest.raises(InputError, match="'dog'.*does not hold 4 numbers"):
+    with pytest.raises(InputError, match=r"'dog'.*does not hold 4 numbers"):
         Words.fit(TEXTS, size=4, file=glove)
     with pytest.raises(InputError, match=r"nowhere.txt' cannot be read"):
         Words.fit(TEXTS, file=str(tmp_path / "nowhere.txt"))

@@ -13,7 +13,7 @@ from polytask.tasks.decathlon import (
     parse_query,
 )
 
-NAMES = "SQuAD IWSLT CNN/DM MNLI SST SRL ZRE WOZ WikiSQL MWSC".split()
+NAMES = ["SQuAD", "IWSLT", "CNN/DM", "MNLI", "SST", "SRL", "ZRE", "WOZ", "WikiSQL", "MWSC"]
 # Rows of table 2 of the paper (validation), and their decaScores.
 PUBLISHED = {
     "single, question pointer": (

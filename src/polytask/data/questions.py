@@ -260,7 +260,7 @@ def _chosen(kind: Kind, target: Tensor) -> Tensor:
     if isinstance(kind, Classification):
         return target
     if isinstance(kind, Similarity):
-        unit = kind.unit(target)
+        unit = kind.scaled(target)
     else:
         assert isinstance(kind, Regression)
         unit = ((target - kind.mean) / kind.std + _REACH) / (2 * _REACH)
@@ -275,9 +275,12 @@ def _pieces(template: str) -> Iterator[tuple[str, str | None]]:
 
 def _part(literal: str, field: str | None, fixed: Mapping[str, str]) -> str:
     """A piece of a template, filled in as far as it can be; braces stay escaped."""
-    told = fixed[field] if field in fixed else f"{{{field}}}" if field else ""
-    kept = told.replace("{", "{{").replace("}", "}}") if field in fixed else told
-    return literal.replace("{", "{{").replace("}", "}}") + kept
+    column = f"{{{field}}}" if field and field not in fixed else ""
+    return _escaped(literal + fixed.get(field or "", "")) + column
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -186,8 +186,8 @@ class VectorFile:
 def _random(key: str, size: int) -> NDArray[np.float32]:
     """Numbers that depend on nothing but the key: the same in every version and process."""
     bits = hashlib.shake_128(key.encode()).digest(2 * size)
-    unit = np.frombuffer(bits, np.dtype("<i2")).astype(np.float32) / 2**15
-    return unit * np.float32(_SPREAD * np.sqrt(3))  # uniform with that standard deviation
+    unit = np.frombuffer(bits, np.dtype("<i2")) / 2**15
+    return (unit * _SPREAD * 3**0.5).astype(np.float32)  # uniform with that standard deviation
 
 
 @lru_cache(maxsize=1 << 15)
@@ -205,5 +205,5 @@ def _gram_vector(word: str, size: int) -> NDArray[np.float32]:
         for length, start in itertools.product((2, 3, 4), range(len(marked)))
         if start + length <= len(marked)
     }
-    total = np.sum([_gram(gram, size) for gram in sorted(found)], axis=0)
-    return total / np.float32(np.sqrt(len(found)))
+    rows = np.stack([_gram(gram, size) for gram in sorted(found)])
+    return (rows.sum(axis=0) / len(found) ** 0.5).astype(np.float32)

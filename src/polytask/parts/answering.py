@@ -134,7 +134,7 @@ class AnsweringModule(MultiTaskModule):
         return mixture, wanted
 
     def likelihoods(self, memory: Memory, choices: Tensor) -> Tensor:
-        """log p of each of C answers ``[C, La]`` for every row, ends included: ``[B, C]``."""
+        """Logarithms ``[B, C]`` of p of each of C answers ``[C, La]`` with its end, for each row."""
         rows = len(memory.context)
         found = []
         for part in choices.to(memory.context.device).split(max(1, _ROWS // rows)):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -201,6 +201,9 @@ class PostNormLayer(nn.Module):
     Dropout is on every branch. ``crosses``: whether there is another sequence to attend to.
     """
 
+    own: SidewaysAttention
+    other: SidewaysAttention | None
+
     def __init__(
         self,
         width: int,
@@ -282,14 +285,21 @@ class PointerDecoder(nn.Module):
 
     def begin(self, memory: Memory) -> State:
         """The state before the first token."""
-        kept = zip(self.layers, memory.layers, strict=True)
         state, cell = memory.start
         empty = memory.context.new_empty(len(state), 0, self.width)
+        other = []
+        for layer, read in zip(self._layers, memory.layers, strict=True):
+            assert layer.other is not None
+            other.append(layer.other.project(read))
         return State(
             tuple((empty, empty) for _ in self.layers),
-            tuple(layer.other.project(read) for layer, read in kept),
+            tuple(other),
             (state, cell, torch.zeros_like(state)),
         )
+
+    @property
+    def _layers(self) -> list[PostNormLayer]:
+        return cast(list[PostNormLayer], list(self.layers))
 
     def forward(
         self, embedded: Tensor, memory: Memory, state: State | None = None
@@ -329,7 +339,7 @@ class PointerDecoder(nn.Module):
         causal = causal.tril(past).unsqueeze(0)
         visible = (memory.context_ids >= 0).unsqueeze(1)
         kept = []
-        for layer, before, other in zip(self.layers, state.own, state.other, strict=True):
+        for layer, before, other in zip(self._layers, state.own, state.other, strict=True):
             now = layer.own.project(x)
             own = tuple(torch.cat(pair, dim=1) for pair in zip(before, now, strict=True))
             x = layer(x, causal, own, other, visible)

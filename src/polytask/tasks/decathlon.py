@@ -19,7 +19,7 @@ UNANSWERABLE = "unanswerable"
 
 
 def corpus_f1(references: Sequence[str], answers: Sequence[str]) -> float:
-    """cF1 of relation extraction: F1 of exact matches over the whole corpus.
+    """The cF1 of relation extraction: F1 of exact matches over the whole corpus.
 
     Precision counts answers that are not "unanswerable", recall references that are not; so saying
     "unanswerable" rightly earns nothing, and wrongly costs recall. An answer matches if it is the
@@ -55,7 +55,7 @@ def dialogue_changes(text: str) -> tuple[dict[str, str], frozenset[str]]:
 def joint_goals(
     references: Sequence[str], answers: Sequence[str], dialogues: Sequence[object]
 ) -> tuple[float, float]:
-    """dsEM of dialogue state: (joint goal, requests), shares of turns that are wholly right.
+    """The dsEM of dialogue state: (joint goal, requests), shares of turns that are wholly right.
 
     Every answer tells what changes in its turn; the state after a turn is all changes of its
     dialogue so far. A wrong change thus spoils every later turn, until it is overwritten.
@@ -125,7 +125,7 @@ def parse_query(text: str, columns: Sequence[str]) -> Query | None:
 def logical_form(
     references: Sequence[str], answers: Sequence[str], columns: Sequence[Sequence[str]]
 ) -> float:
-    """lfEM of semantic parsing: share of queries equal in column, aggregation and conditions.
+    """The lfEM of semantic parsing: share of queries equal in column, aggregation and conditions.
 
     Args:
         references, answers: queries as text, in any order of conditions.
