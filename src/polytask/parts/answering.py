@@ -134,7 +134,7 @@ class AnsweringModule(MultiTaskModule):
         return mixture, wanted
 
     def likelihoods(self, memory: Memory, choices: Tensor) -> Tensor:
-        """Logarithms ``[B, C]`` of p of each of C answers ``[C, La]`` with its end, for each row."""
+        """Logarithms ``[B, C]`` of p of each of C answers ``[C, La]`` with their ends, by row."""
         rows = len(memory.context)
         found = []
         for part in choices.to(memory.context.device).split(max(1, _ROWS // rows)):

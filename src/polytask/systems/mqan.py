@@ -52,14 +52,14 @@ from polytask.training import Training
 
 
 class FrozenVectors(nn.Module):
-    """Ids of a reader to the vectors it keeps ``[.., width]``; words met later join the table."""
+    """Ids to the vectors their reader keeps ``[.., width]``; words join the table when met."""
 
     table: Tensor
 
     def __init__(self, reader: Words) -> None:
         super().__init__()
         self.reader = reader
-        self.register_buffer("table", torch.from_numpy(reader.vectors()), persistent=False)
+        self.register_buffer("table", torch.zeros(0, reader.width), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         if len(self.table) < len(self.reader):
