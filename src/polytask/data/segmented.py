@@ -7,6 +7,7 @@ sentence, and the topic of every sentence.
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,18 +18,22 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from polytask.data.batch import Batch
 from polytask.data.splits import ColumnSplit
 from polytask.data.suite import Suite
 from polytask.errors import InputError
+from polytask.tasks.text import Boundaries, Tagging
 
 # Inputs of a drawn batch of pairs; a column of a user's table cannot have such a name by accident.
 LEFT, RIGHT, PLACES, NEXT = "pairs:left", "pairs:right", "pairs:places", "pairs:next"
 
 # -- sentences -------------------------------------------------------------------------------------
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\n\s*\n")
+_SENTENCE_END = re.compile(
+    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-Z0-9])|\n\s*\n"  # or an empty line
+)
 
 
 def sentences_of(text: str) -> list[str]:
@@ -94,7 +99,7 @@ def _stretches(
         yield 0, sentences
         return
     cuts = [0, *range(int(rng.integers(1, stretch + 1)), sentences, stretch), sentences]
-    yield from zip(cuts[:-1], cuts[1:], strict=True)
+    yield from itertools.pairwise(cuts)
 
 
 def windows(ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -137,10 +142,10 @@ class Pairs:
     sentences are then encoded once for all of them. A drawn batch of B rows, each with at most U
     sentences and P pairs:
 
-    * inputs: ``pairs:left``, ``pairs:right`` ``[B, U, L]``, token ids of what is read left and
-      right of a gap (see ``windows``); ``pairs:places`` ``[B, P, 2]``, which two of the U sentences
-      are a pair, -1 past the end; ``pairs:next`` ``[B, P]``, 1 where the second directly follows
-      the first, else 0.
+    * inputs: ``pairs:left`` and, if windows are wider than a sentence, ``pairs:right``
+      ``[B, U, L]``: token ids of what is read left and right of a gap; ``pairs:places``
+      ``[B, P, 2]``: which two of the U sentences are a pair, -1 past the end; ``pairs:next``
+      ``[B, P]``: 1 where the second directly follows the first, else 0.
     * targets of ``boundaries`` ``[B, P]``: 1 where the two are of different sections, 0 where they
       share one, -1 past the end and where that is unknown.
     * targets of ``tags`` ``[B, U]``: the topic of each sentence, -1 where there is none.
@@ -172,19 +177,20 @@ class Pairs:
         self.data, self.column, self.boundaries, self.tags = data, column, boundaries, tags
         self.same, self.reach, self.window, self.stretch = same, reach, window, stretch
         self.asked = tuple(data.masks)
-        self._section = None
+        self._counts = [len(texts or ()) for texts in data.inputs[column].strings]  # type: ignore[attr-defined]
+        self._labels = {task: self._whole(task) for task in (boundaries, tags) if task}
         if boundaries is not None:
-            ends = data.targets[boundaries][:] == 1
-            self._section = torch.cat([torch.zeros(len(ends), 1), ends.cumsum(1)[:, :-1]], 1).long()
+            ends = (self._labels[boundaries] == 1).long()
+            self._labels[boundaries] = ends.cumsum(1) - ends  # section numbers
         self._draw(seed, epoch)
 
     def _draw(self, seed: int, epoch: int) -> None:
         rng = np.random.default_rng((seed, epoch))
         self._rows: list[tuple[int, NDArray[np.int64]]] = []
-        for document, texts in enumerate(self.data.inputs[self.column].strings):  # type: ignore[attr-defined]
-            count, section = len(texts or ()), None
-            if self._section is not None and self.data.masks[self.boundaries][document]:  # type: ignore[index]
-                section = self._section[document, :count].numpy()
+        for document, count in enumerate(self._counts):
+            section = None
+            if self.boundaries is not None and self.data.masks[self.boundaries][document]:
+                section = self._labels[self.boundaries][document, :count].numpy()
             for start, stop in _stretches(count, self.stretch, rng):
                 part = None if section is None else section[start:stop]
                 pairs = mined(part, stop - start, rng, self.same, self.reach) + start
@@ -195,6 +201,11 @@ class Pairs:
         if not self._rows:
             raise InputError(f"no training row has two sentences in column {self.column!r}")
         self._documents = torch.tensor([document for document, _ in self._rows])
+
+    def _whole(self, task: str) -> Tensor:
+        """Labels of all sentences ``[N, S]``, -1 where there is none."""
+        labels = self.data.targets[task][:]
+        return F.pad(labels, (0, max(0, max(self._counts) - labels.shape[1])), value=-1)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -216,33 +227,35 @@ class Pairs:
         return part
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        # Rows of one document share one reading of it.
-        documents, which = self._documents[rows].unique(return_inverse=True)
-        drawn = self.data[documents]
+        documents = self._documents[rows]
         pairs = [self._rows[row][1] for row in rows.tolist()]
-        places, inside = zip(*(np.unique(p, return_inverse=True) for p in pairs), strict=True)
-        sentence = _padded(places)
-        local = _padded([i.reshape(p.shape) for i, p in zip(inside, pairs, strict=True)])
-        pair = _padded(pairs)
-        left, right = (
-            side[which[:, None], sentence.clamp(min=0)].masked_fill((sentence < 0)[..., None], -1)
-            for side in windows(drawn.inputs[self.column], self.window)
-        )
-        beyond = pair[..., 0] < 0
+        places, local = zip(*(np.unique(p, return_inverse=True) for p in pairs), strict=True)
+        local = [inside.reshape(p.shape) for inside, p in zip(local, pairs, strict=True)]
+        sentence, pair = _padded(places), _padded(pairs)
         follows = (pair[..., 1] - pair[..., 0] == 1).float()
+        inputs = {**self._read(documents, sentence), PLACES: _padded(local), NEXT: follows}
+        masks = {task: self.data.masks[task][documents] for task in self.asked}
         targets = {}
         for task in self.asked:
+            labels = self._labels[task][documents]
             if task == self.boundaries:
-                assert self._section is not None
-                section = self._section[documents][which[:, None, None], pair.clamp(min=0)]
-                differ = (section[..., 0] != section[..., 1]).long()
-                unknown = beyond | ~drawn.masks[task][which, None]
-                targets[task] = differ.masked_fill(unknown, -1)
-            elif task == self.tags:
-                topic = drawn.targets[task][which[:, None], sentence.clamp(min=0)]
-                targets[task] = topic.masked_fill(sentence < 0, -1)
-        masks = {task: drawn.masks[task][which] for task in targets}
-        return Batch({LEFT: left, RIGHT: right, PLACES: local, NEXT: follows}, targets, masks)
+                first, second = (labels.gather(1, pair[..., i].clamp(min=0)) for i in (0, 1))
+                unknown = (pair[..., 0] < 0) | ~masks[task][:, None]
+                targets[task] = (first != second).long().masked_fill(unknown, -1)
+            else:
+                topics = labels.gather(1, sentence.clamp(min=0))
+                targets[task] = topics.masked_fill(sentence < 0, -1)
+        return Batch(inputs, targets, masks)
+
+    def _read(self, documents: Tensor, sentence: Tensor) -> dict[str, Tensor]:
+        """Token ids around the sentences of each row; rows of one document share its reading."""
+        distinct, which = documents.unique(return_inverse=True)
+        sides = windows(self.data.inputs[self.column][distinct], self.window)
+        found = {}
+        for name, side in zip((LEFT, RIGHT), sides[: 1 if self.window == 1 else 2], strict=False):
+            ids = side[which[:, None], sentence.clamp(min=0)]
+            found[name] = ids.masked_fill((sentence < 0).unsqueeze(-1), -1)
+        return found
 
 
 def _padded(rows: Sequence[NDArray[np.int64]]) -> Tensor:
@@ -291,7 +304,10 @@ class Articles:
 
     def draw(self, articles: int, seed: int) -> dict[str, list[list[Any]]]:
         """Columns ``sentences``, ``section`` (numbers) and ``topic``, one article a row."""
-        law, rng = np.random.default_rng((self.seed, 0)), np.random.default_rng((self.seed, 1, seed))
+        law, rng = (
+            np.random.default_rng((self.seed, 0)),
+            np.random.default_rng((self.seed, 1, seed)),
+        )
         frequency = law.dirichlet(np.full(self.words, self.concentration), size=self.topics)
         chain = law.dirichlet(np.ones(self.topics), size=self.topics)
         np.fill_diagonal(chain, 0)
@@ -320,16 +336,16 @@ class Articles:
         size = int(rng.integers(self.length[0], self.length[1] + 1))
         words = rng.choice(self.words, size=size, p=frequency)
         plain = rng.random(size) < self.common
-        numbers = np.where(plain, rng.integers(self.common_words, size=size), words)
-        spoken = [
-            _word(int(n) + (0 if p else self.common_words)) for n, p in zip(numbers, plain, strict=True)
-        ]
+        common = rng.integers(self.common_words, size=size)
+        spoken = [_word(int(n)) for n in np.where(plain, common, words + self.common_words)]
         first = self.common_words + self.words
         for name in names:
             spoken.insert(int(rng.integers(len(spoken) + 1)), _word(first + int(name)))
         return " ".join(spoken)
 
-    def suite(self, train: int = 600, validation: int = 100, test: int = 200, seed: int = 0) -> Suite:
+    def suite(
+        self, train: int = 600, validation: int = 100, test: int = 200, seed: int = 0
+    ) -> Suite:
         """Articles in three splits, with the tasks ``boundary`` and ``topic``."""
         parts = {"train": train, "validation": validation, "test": test}
         drawn = self.draw(sum(parts.values()), seed)

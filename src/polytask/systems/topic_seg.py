@@ -39,8 +39,9 @@ Differs from the paper (much of which is not in print; "(unsure)" in our notes):
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -58,7 +59,7 @@ from polytask.parts.text_encoders import TextEncoder, TextLearner, pool
 from polytask.tasks import Task
 from polytask.tasks.text import Boundaries, Tagging, objects
 from polytask.tasks.text_metrics import pk
-from polytask.training import Engine, MultiTaskModule, State, Training
+from polytask.training import MultiTaskModule, State, Training
 from polytask.training.loop import predict
 
 NSP = "next sentence"
@@ -168,20 +169,20 @@ class TopicNet(MultiTaskModule):
             ids = inputs[self.column]
             left, both = windows(ids, self.window)
             right = None if self.window == 1 else both
-            places = neighbours((ids >= 0).any(-1))
-        sentences, pairs = (left >= 0).any(-1), places[..., 0] >= 0
+            places = neighbours(present(ids))
+        sentences, pairs = present(left), places[..., 0] >= 0
         if self.joint:
             first, second, sentence = self._jointly(left, left if right is None else right, places)
         else:
-            u = self.embed(left)
-            v = u if right is None else self.embed(right)
+            u = self.embed(left, sentences)
+            v = u if right is None else self.embed(right, sentences)
             first, second = (_gathered(x, places[..., side]) for side, x in enumerate((u, v)))
             sentence = u if right is None else (u + v) / 2
         return Vectors(first, second, pairs, sentence, sentences, places)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Each sentence alone: ids ``[B, U, L]`` -> ``[B, U, d]``, 0 where there is none."""
-        return _spread(ids, (ids >= 0).any(-1), self._alone)
+    def embed(self, ids: Tensor, there: Tensor) -> Tensor:
+        """Each sentence alone: ids ``[B, U, L]`` -> ``[B, U, d]``, 0 where ``there`` is False."""
+        return _spread(ids, there, self._alone)
 
     def _alone(self, ids: Tensor) -> Tensor:
         sequence = self.encoder.sequence(ids)
@@ -202,9 +203,9 @@ class TopicNet(MultiTaskModule):
             where = index[..., side, None]
             total = total.scatter_add(1, where.expand_as(vectors), vectors * weight)
             count = count.scatter_add(1, where, weight)
-        lonely = (left >= 0).any(-1) & (count[..., 0] == 0)
+        lonely = present(left) & (count[..., 0] == 0)
         if bool(lonely.any()):
-            total = total + self.embed(left.masked_fill(~lonely.unsqueeze(-1), -1))
+            total = total + self.embed(left, lonely)
         return first, second, total / count.clamp(min=1)
 
     def _pair(self, ids: Tensor, cut: int) -> Tensor:
@@ -216,7 +217,7 @@ class TopicNet(MultiTaskModule):
     # -- heads -------------------------------------------------------------------------------------
 
     def features(self, x: Vectors) -> Tensor:
-        """f = [u; v; |u-v|] ``[B, P, 3d]``, with ``product`` also u*v."""
+        """F = [u; v; |u-v|] ``[B, P, 3d]``, with ``product`` also u*v."""
         u, v = x.first, x.second
         return torch.cat([u, v, (u - v).abs(), *([u * v] if self.product else [])], dim=-1)
 
@@ -258,6 +259,12 @@ class TopicNet(MultiTaskModule):
         return {name: loss * self.weights.get(name, 1.0) for name, loss in losses.items()}
 
 
+def present(ids: Tensor) -> Tensor:
+    """Sentences that are there ``[B, S]``; one without tokens is, if another comes after it."""
+    some = (ids >= 0).any(-1).to(torch.int8)
+    return some.flip(-1).cummax(-1).values.flip(-1).bool()
+
+
 def neighbours(present: Tensor) -> Tensor:
     """Sentences that are there ``[B, S]`` -> places ``[B, S, 2]`` of (i, i+1), -1 where none is."""
     first = torch.arange(present.shape[1], device=present.device).expand_as(present)
@@ -271,15 +278,13 @@ def _gathered(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, where)
 
 
-def _spread(ids: Tensor, present: Tensor, encode: Any) -> Tensor:
+def _spread(ids: Tensor, there: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """``encode`` the rows ``[N, L]`` that are there, some of like length at a time."""
-    rows = ids[present]
-    if not len(rows):
-        raise InputError("topic_seg: a batch has no sentence")
+    rows = ids[there]
     order = (rows >= 0).sum(1).argsort(stable=True)
     found = torch.cat([encode(rows[part]) for part in order.split(_TOGETHER)])
-    spread = found.new_zeros(*present.shape, found.shape[-1])
-    spread[present] = found[order.argsort()]
+    spread = found.new_zeros(*there.shape, found.shape[-1])
+    spread[there] = found[order.argsort()]
     return spread
 
 
@@ -363,7 +368,7 @@ def sections(
         ends.remove(min((e for e in (start, end) if e in ends), key=lambda e: chances[e - 1]))
     while merge and topics is not None:
         found = [(end, topic(start, end)) for start, end in bounds()]
-        alike = [e for (e, t), (_, u) in zip(found, found[1:], strict=False) if t == u]
+        alike = [e for (e, t), (_, u) in itertools.pairwise(found) if t == u]
         if not alike:
             break
         ends.remove(min(alike, key=lambda e: chances[e - 1]))
@@ -381,7 +386,9 @@ def named(tasks: Sequence[Task]) -> tuple[str | None, str | None]:
         if kind is None:
             raise InputError(f"topic_seg learns boundaries and tags; {task} is {task.kind.name}")
         if kind in found:
-            raise InputError(f"topic_seg learns one task of {kind.name}, not {found[kind]!r} and {task.name!r}")
+            raise InputError(
+                f"topic_seg learns one task of {kind.name}, not {found[kind]!r} and {task.name!r}"
+            )
         found[kind] = task.name
     return found.get(Boundaries), found.get(Tagging)
 
@@ -392,7 +399,9 @@ def taught(losses: Sequence[str], boundaries: str | None, tags: str | None) -> t
         if loss not in TERMS:
             raise InputError(f"topic_seg: losses are of {', '.join(TERMS)}, not {loss!r}")
     if tags and "tc" not in losses:
-        raise InputError(f"topic_seg: without 'tc' among the losses task {tags!r} is not learned; leave it out")
+        raise InputError(
+            f"topic_seg: without 'tc' among the losses task {tags!r} is not learned; leave it out"
+        )
     there = {"stp": boundaries, "tc": tags, "nsp": True}
     found = tuple(term for term in TERMS if term in losses and there[term])
     if not found:
@@ -449,7 +458,9 @@ class TopicSeg(TextLearner):
         if len(several) != 1 or len(suite.inputs) != 1:
             raise InputError("topic_seg reads one column of sentences and nothing else")
         if len(self.weights) != 3 or min(self.weights) < 0:
-            raise InputError("topic_seg: weights are three numbers of 0 or more, of STP, TC and NSP")
+            raise InputError(
+                "topic_seg: weights are three numbers of 0 or more, of STP, TC and NSP"
+            )
         if self.threshold != "tune" and not 0 < self.threshold < 1:
             raise InputError(f"topic_seg: threshold lies between 0 and 1, not at {self.threshold}")
         for name, least in (("window", 1), ("stretch", 2), ("reach", 2)):
@@ -490,7 +501,9 @@ class TopicSeg(TextLearner):
         engine = self._engine()
         chances = predict(module.to(engine.device), validation, (task,), engine)[task]
         mask = validation.masks[task].numpy()
-        wanted, given = AtBestThreshold().tally(validation.targets[task].numpy()[mask], chances[mask])
+        wanted, given = AtBestThreshold().tally(
+            validation.targets[task].numpy()[mask], chances[mask]
+        )
         tau = best_threshold(wanted, given)
         module.offset.copy_(torch.logit(torch.tensor(tau)))
 
@@ -513,7 +526,9 @@ class TopicSeg(TextLearner):
         """
         boundaries, tags = named(self._fitted().tasks)
         if boundaries is None:
-            raise InputError("this topic_seg learned topics only; sections need a task of boundaries")
+            raise InputError(
+                "this topic_seg learned topics only; sections need a task of boundaries"
+            )
         if isinstance(documents, str):
             raise InputError("segment takes a list of documents; put this one into a list")
         split = [sentences_of(d) if isinstance(d, str) else list(d) for d in documents]
