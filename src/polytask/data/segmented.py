@@ -214,6 +214,11 @@ class Pairs:
     def masks(self) -> dict[str, Tensor]:
         return {task: self.data.masks[task][self._documents] for task in self.asked}
 
+    @property
+    def lengths(self) -> None:
+        """Rows are counted, not their tokens: the network sorts sentences by length itself."""
+        return None
+
     def turn(self, seed: int, epoch: int) -> Pairs:
         """Other pairs, from seed and epoch alone."""
         turned = copy.copy(self)

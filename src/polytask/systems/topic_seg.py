@@ -55,7 +55,7 @@ from polytask.data import Batch, Processor, Rows, Suite
 from polytask.data.segmented import LEFT, NEXT, PLACES, RIGHT, Pairs, sentences_of, windows
 from polytask.errors import InputError
 from polytask.parts.heads import Heads
-from polytask.parts.text_encoders import TextEncoder, TextLearner, pool
+from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encoder, pool
 from polytask.tasks import Task
 from polytask.tasks.text import Boundaries, Tagging, objects
 from polytask.tasks.text_metrics import pk
@@ -414,7 +414,8 @@ class TopicSeg(TextLearner):
     """Siamese topic segmentation as a learner; see the head of this file.
 
     Attributes:
-        encoder: the paper's is of BERT's or RoBERTa's base size (which one: unsure).
+        encoder: the paper's is of BERT's or RoBERTa's base size (which one: unsure); without a
+            network, a folder, "minilm", or one of random weights.
         max_length: tokens of a sentence.
         losses: any of "stp", "tc", "nsp". Those whose task the suite does not ask are left out.
         weights: of L_STP, L_TC and L_NSP (1 each: unsure); or give a balancer.
@@ -430,7 +431,7 @@ class TopicSeg(TextLearner):
         training: ``batch`` counts pairs, or stretches.
     """
 
-    encoder: str = "bert_base"
+    encoder: str = "google-bert/bert-base-uncased"
     max_length: int = 128
     losses: tuple[str, ...] = TERMS
     weights: tuple[float, ...] = (1.0, 1.0, 1.0)
@@ -471,7 +472,7 @@ class TopicSeg(TextLearner):
             raise InputError(f"topic_seg: same is at least 0, not {self.same}")
 
     def build(self, spec: Processor) -> TopicNet:
-        return TopicNet(spec, self, self.text_encoder(spec))
+        return TopicNet(spec, self, as_text_encoder(self.encoder, spec.reader))
 
     def views(self, data: Batch) -> Rows:
         """The training documents as pairs of their sentences."""
