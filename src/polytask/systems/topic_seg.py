@@ -59,8 +59,8 @@ from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encod
 from polytask.tasks import Task
 from polytask.tasks.text import Boundaries, Tagging, objects
 from polytask.tasks.text_metrics import pk
-from polytask.training import MultiTaskModule, State, Training
-from polytask.training.loop import predict
+from polytask.training import MultiTaskModule, Training
+from polytask.training.loop import State, predict
 
 NSP = "next sentence"
 TERMS = ("stp", "tc", "nsp")
