@@ -61,20 +61,25 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @cache
 def articles(train: int, seed: int) -> Suite:
-    return Articles(seed=seed).suite(train, validation=60, test=100, seed=seed)
+    return Articles(seed=seed).suite(train, validation=40, test=100, seed=seed)
 
 
 @cache
 def wikisections(domain: str) -> Suite:
     """Articles of one domain: sentences with sections and, but for "other", topics.
 
-    Training articles are cut at 40 sentences, which is what the budget is about; validation and
-    test articles are whole.
+    75 training articles (all that elements has) are cut at 20 sentences, to keep a fit short on one
+    core; validation and test articles are whole.
     """
     rows = _read("seg_wikisections", [("domain", "==", domain)])
+    training = [row for row in rows if row["split"] == "train"]
+    kept = {
+        training[i]["page_id"] for i in np.random.default_rng(0).permutation(len(training))[:75]
+    }
+    rows = [row for row in rows if row["split"] != "train" or row["page_id"] in kept]
     columns: dict[str, list[Any]] = {n: [] for n in ("sentences", "section", "topic", "split")}
     for row in rows:
-        first = 40 if row["split"] == "train" else len(row["sentences"])
+        first = 20 if row["split"] == "train" else len(row["sentences"])
         sections = row["section"][:first]
         labels = [row["labels"][number] for number in sections]
         columns["sentences"].append(row["sentences"][:first])
@@ -85,7 +90,7 @@ def wikisections(domain: str) -> Suite:
 
 
 @cache
-def choi(split: str, most: int = 5) -> tuple[list[list[str]], list[NDArray[np.bool_]]]:
+def choi(split: str, most: int) -> tuple[list[list[str]], list[NDArray[np.bool_]]]:
     """Documents of each group of Choi's set, and their gaps."""
     taken: dict[str, int] = {}
     documents, gaps = [], []
@@ -126,11 +131,11 @@ SMALL = TopicSeg(
     encoder="bert(width=96, depth=1, heads=4)",
     max_length=96,
     stretch=16,
-    training=Training(lr=1e-3, batch=4, epochs=12, patience=12, device="cpu", clip=1.0),
+    training=Training(lr=1e-3, batch=4, epochs=10, patience=4, device="cpu", clip=1.0),
 )
 REAL = TopicSeg(
     encoder="minilm",
-    max_length=64,
+    max_length=48,
     layer="none",
     stretch=16,
     training=Training(
@@ -143,7 +148,7 @@ SETTINGS = {
             lambda seed, train=train: articles(train, seed),  # type: ignore[misc]
             replace(SMALL, training=replace(SMALL.training, epochs=epochs)),
         )
-        for train, epochs in ((60, 20), (300, 8))
+        for train, epochs in ((60, 10), (300, 4))
     },
     **{d: Setting(lambda seed, domain=d: wikisections(domain), REAL) for d in DOMAINS},  # type: ignore[misc]
 }
@@ -193,7 +198,7 @@ def fit(data: str, way: str, seed: int) -> dict[str, Any]:
         kind = learner.processor_.task("topic").kind
         assert isinstance(kind, Tagging)
         result |= tagged(kind, suite, found["topic"])
-    if data in DOMAINS and "stp" in learner.losses:
+    if data in DOMAINS and way in ("stp", ALL):
         result["choi"] = elsewhere(
             lambda texts: list(learner.predict({"sentences": texts}, ["section"])["section"])
         )
@@ -202,9 +207,9 @@ def fit(data: str, way: str, seed: int) -> dict[str, Any]:
 
 def elsewhere(chances: Callable[[list[list[str]]], list[NDArray]]) -> dict[str, float]:
     """Figures on Choi's test documents, the threshold from its validation documents."""
-    documents, wanted = choi("validation", 2)
+    documents, wanted = choi("validation", 1)
     tau = best_threshold(wanted, chances(documents))
-    documents, wanted = choi("test", 4)
+    documents, wanted = choi("test", 2)
     return figures(wanted, [row > tau for row in chances(documents)])
 
 
@@ -237,7 +242,7 @@ def texttiling(data: str, seed: int) -> dict[str, Any]:
 @cache
 def frozen(texts: tuple[str, ...]) -> NDArray[np.float32]:
     """Sentence vectors of MiniLM as it comes ``[n, 384]``, of length 1."""
-    reader = as_reader("minilm", REAL.max_length, 0, iter(()))
+    reader = as_reader("minilm", REAL.max_length)
     encoder = as_text_encoder("minilm", reader).eval()
     ids = [torch.from_numpy(row).long() for row in reader.ids(list(texts))]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -394,16 +399,16 @@ def plan() -> Iterator[tuple[str, str, int]]:
     def rows(data: str, *ways: str) -> Iterator[tuple[str, str, int]]:
         return ((data, way, seed) for seed in SEEDS for way in ways)
 
-    main = ("stp", "stp+tc", ALL, "tc")
+    main = ("stp", ALL, "stp+tc", "tc")
     rest = tuple(way for way in SETS if way not in main)
-    yield from rows("articles 60", *SETS)
+    yield from rows("articles 60", *main, "stp+nsp")
     yield from rows("elements", *main)
-    yield from rows("articles 300", *main, "stp+nsp")
     yield from rows("articles 60", "joint", "window 4")
+    yield from rows("articles 300", *main, "stp+nsp")
     yield from rows("elements", *rest, "uw")
-    yield from rows("animals", *main)
+    yield from rows("articles 60", "tc+nsp", "nsp")
+    yield from rows("animals", *main, *rest)
     yield from rows("articles 300", "tc+nsp", "nsp")
-    yield from rows("animals", *rest)
     yield from rows("elements", "joint")
 
 
@@ -440,4 +445,6 @@ def attempt(
     except MissingDataError as error:
         missing.add(str(error))
 
-def claims(): return []
+
+def claims():
+    return []
