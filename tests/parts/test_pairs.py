@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polytask.errors import InputError
-from polytask.parts.pairs import ALL, DotHead, PairHead, pair_features
+from polytask.parts.pairs import ALL, DotHead, PairHead, as_pair_head, pair_features
 
 WIDTH = 6
 
@@ -73,3 +73,12 @@ def test_wrong_features_are_refused() -> None:
         PairHead(WIDTH, 1, parts=("u", "u-v"))
     with pytest.raises(InputError, match="each once"):
         PairHead(WIDTH, 1, parts=("u", "u"))
+
+
+def test_heads_by_their_text() -> None:
+    assert as_pair_head("mlp")(WIDTH, 3).first.out_features == 512
+    head = as_pair_head("mlp(hidden=[8, 4], parts=['u*v'])")(WIDTH, 3)
+    assert isinstance(head, PairHead) and (head.parts, head.first.out_features) == (("u*v",), 8)
+    assert isinstance(as_pair_head("dot")(WIDTH, 1), DotHead)
+    with pytest.raises(InputError, match="'cosine'"):
+        as_pair_head("cosine")

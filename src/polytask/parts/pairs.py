@@ -10,11 +10,13 @@ A head here answers in two ways that agree: ``head(u, v)`` for rows of pairs, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from polytask.config import parse_call
 from polytask.errors import InputError, nearest
 from polytask.parts.mlp import MLP
 
@@ -129,3 +131,19 @@ class DotHead(nn.Module):
 
     def _answer(self, product: Tensor) -> Tensor:
         return self.layers(product.unsqueeze(-1) / self.width**0.5)
+
+
+PairHeads = Callable[[int, int], PairHead | DotHead]  # width, outputs -> a head
+
+
+def _mlp(hidden: Sequence[int] = (512,), parts: Sequence[str] = ALL) -> PairHeads:
+    return partial(PairHead, hidden=hidden, parts=parts)
+
+
+def _dot(hidden: Sequence[int] = ()) -> PairHeads:
+    return partial(DotHead, hidden=hidden)
+
+
+def as_pair_head(text: str) -> PairHeads:
+    """What makes heads: ``"mlp"``, ``"mlp(hidden=[512], parts=['u*v', '|u-v|'])"``, ``"dot"``."""
+    return parse_call(text, {"mlp": _mlp, "dot": _dot}, "head")
