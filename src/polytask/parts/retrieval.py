@@ -54,7 +54,10 @@ class Index:
 
     @torch.inference_mode()
     def scores(self, queries: Tensor, score: Score = inner_product) -> Tensor:
-        """Every query with every candidate: queries ``[Q, d]`` -> ``[Q, M]``."""
+        """Every query with every candidate: queries ``[Q, d]`` -> ``[Q, M]``.
+
+        A score of several outputs gives ``[Q, M, outputs]``.
+        """
         return torch.cat([part for _, part in self._blocks(queries, score)], dim=1)
 
     @torch.inference_mode()
