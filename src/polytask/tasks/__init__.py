@@ -19,6 +19,15 @@ from polytask.tasks.dense import (
 )
 from polytask.tasks.kinds import Classification, Kind, Regression
 from polytask.tasks.metrics import Metric
+from polytask.tasks.text import (
+    Boundaries,
+    Generation,
+    Retrieval,
+    Similarity,
+    Span,
+    Tagging,
+    TextKind,
+)
 
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
@@ -31,6 +40,12 @@ KINDS: dict[str, type[Kind]] = {
         Edges,
         Saliency,
         Picture,
+        Similarity,
+        Span,
+        Generation,
+        Boundaries,
+        Tagging,
+        Retrieval,
     )
 }
 
@@ -51,12 +66,14 @@ class Task:
     Attributes:
         where: (column, value) of the rows the task is about, all rows if None. The schools of a
             table of pupils are tasks of this sort: one target column, one task per school.
+        texts: text columns the task reads, in order; empty if the inputs are no texts.
     """
 
     name: str
     kind: Kind
     target: str = ""
     where: tuple[str, str] | None = None
+    texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -82,28 +99,37 @@ class Task:
             "target": self.target,
             "kind": self.kind.to_dict(),
             "where": list(self.where) if self.where else None,
+            "texts": list(self.texts),
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         where = data.get("where")  # models saved before there were tasks by group have none
         kind = kind_from_dict(data["kind"])
-        return cls(data["name"], kind, data["target"], tuple(where) if where else None)
+        texts = tuple(data.get("texts", ()))
+        return cls(data["name"], kind, data["target"], tuple(where) if where else None, texts)
 
 
 __all__ = [
     "KINDS",
+    "Boundaries",
     "Classification",
     "DenseKind",
     "DenseRegression",
     "Edges",
+    "Generation",
     "Kind",
     "Metric",
     "Normals",
     "Picture",
     "Regression",
+    "Retrieval",
     "Saliency",
     "Segmentation",
+    "Similarity",
+    "Span",
+    "Tagging",
     "Task",
+    "TextKind",
     "kind_from_dict",
 ]

@@ -28,11 +28,13 @@ class Kind:
 
     Attributes:
         dense: the answer is a map over the picture (see ``tasks.dense``), not a value per row.
+        text: labels are of text (see ``tasks.text``): lists, words, scores of pairs.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[m.Metric, ...]]
     dense: ClassVar[bool] = False
+    text: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:
@@ -88,7 +90,8 @@ class Kind:
         return self.primary.sign * scores[self.primary.name]
 
 
-def _masked_mean(per_row: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(per_row: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the values that are not masked; 0 if there are none."""
     # Indexing would make shapes depend on data; a weighted sum keeps torch.compile and DDP happy.
     weight = mask.to(per_row.dtype)
     return (per_row * weight).sum() / weight.sum().clamp(min=1.0)
@@ -125,7 +128,7 @@ class Regression(Kind):
 
     def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         scaled = (target - self.mean) / self.std
-        return _masked_mean((output.squeeze(-1) - scaled).square(), mask)
+        return masked_mean((output.squeeze(-1) - scaled).square(), mask)
 
     def decode(self, output: Tensor) -> NDArray:
         return output.detach().double().squeeze(-1).cpu().numpy() * self.std + self.mean
@@ -178,7 +181,7 @@ class Classification(Kind):
             )
         else:
             rows = F.cross_entropy(output, target, reduction="none")
-        return _masked_mean(rows, mask)
+        return masked_mean(rows, mask)
 
     def decode(self, output: Tensor) -> NDArray:
         output = output.detach().double()
