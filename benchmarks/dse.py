@@ -37,7 +37,7 @@ from polytask.parts.frozen import fit_head
 from polytask.parts.pairs import pair_features
 from polytask.parts.retrieval import Index
 from polytask.systems.dse import DSE
-from polytask.tasks import Classification, Task
+from polytask.tasks import Task
 from polytask.training import Training
 
 COMMAND = "python benchmarks/dse.py"
@@ -109,8 +109,9 @@ def search_on_the_law(seed: int, queries: int = 20, each: int = 75) -> dict[str,
     on all pairs, and for the student's best n in the teacher's order; seconds of all, in turns.
     """
     folder = KEPT / "synthetic" / str(seed)
-    student, teacher = DSE.from_pretrained(folder / "DSE"), CrossEncoder.from_pretrained(
-        folder / "teacher"
+    student, teacher = (
+        DSE.from_pretrained(folder / "DSE"),
+        CrossEncoder.from_pretrained(folder / "teacher"),
     )
     asked, candidates = partners(queries, each, seed)
     truth = np.array([[LAW.alike(a, b) for b in candidates] for a in asked])
@@ -471,7 +472,12 @@ def _seed(cell: Mapping[str, Any]) -> int:
 def claims() -> list[Claim]:
     """Every claim that the record has figures for, judged and written beside it."""
     evidence = Evidence(Record("dse"))
-    found = [*on_synonyms(evidence), *on_searching(evidence), *on_pairs(evidence), *on_time(evidence)]
+    found = [
+        *on_synonyms(evidence),
+        *on_searching(evidence),
+        *on_pairs(evidence),
+        *on_time(evidence),
+    ]
     write_claims("dse", found)
     return found
 
@@ -661,7 +667,9 @@ def _synonyms(e: Evidence) -> str:
         for way in (*WAYS, "majority")
         if (found := e.values("synthetic", way))
     ]
-    title = "Pairs of synonyms, 3,000 training pairs with 15 % wrong labels; accuracy in points.\n\n"
+    title = (
+        "Pairs of synonyms, 3,000 training pairs with 15 % wrong labels; accuracy in points.\n\n"
+    )
     return title + markdown(["", "accuracy"], rows) if rows else ""
 
 

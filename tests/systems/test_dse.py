@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from polytask.baselines.cross_encoder import CrossEncoder
-from polytask.data import Batch, Processor, Suite
+from polytask.data import Batch, Suite
 from polytask.data.pair_generators import SynonymPairs
 from polytask.errors import InputError
 from polytask.parts.retrieval import Index
@@ -93,7 +93,7 @@ def test_logits_are_found_by_their_texts_in_any_order() -> None:
     logits = Logits.of(keys, torch.arange(4.0).unsqueeze(1))
     turned = torch.tensor([2, 0, 3, 1, 0])
     assert logits.at(keys[turned], "t").squeeze(1).tolist() == turned.tolist()
-    with pytest.raises(InputError, match="task 't'.*lack 1 of 2"):
+    with pytest.raises(InputError, match=r"task 't'.*lack 1 of 2"):
         logits.at(torch.cat([keys[:1], pair_keys(["new"], ["pair"])]), "t")
 
 
@@ -177,7 +177,6 @@ def test_padding_does_not_change_a_vector() -> None:
 @pytest.mark.parametrize("keep_first", [False, True])
 def test_every_pooler_token_by_token(layers, tokens, keep_first) -> None:
     settings = {"layers": layers, "tokens": tokens, "keep_first": keep_first}
-    module = made(**settings).build(Processor.fit(suite())) if False else None
     learner = made(distillation=0.0, **settings)
     learner.processor_ = fitted().processor_
     torch.manual_seed(0)
@@ -234,7 +233,7 @@ def pairs_of(queries: list[str], candidates: list[str]) -> dict[str, list[str]]:
     }
 
 
-QUERIES = suite_texts = LAW.draw(4, seed=5)["a"]
+QUERIES = LAW.draw(4, seed=5)["a"]
 CANDIDATES = LAW.draw(9, seed=6)["b"]
 
 
@@ -251,10 +250,6 @@ def test_kept_vectors_answer_as_pairs_do(head: str) -> None:
 
 def test_every_text_is_encoded_once() -> None:
     learner = fitted()
-    rows: list[int] = []
-    hook = learner.module_.encoder.register_forward_hook(
-        lambda module, args, out: rows.append(len(args[0].ids))
-    )
     embed = learner.module_.embed
     seen: list[int] = []
 
@@ -271,7 +266,6 @@ def test_every_text_is_encoded_once() -> None:
         assert sum(seen) == 2 * len(QUERIES) + len(CANDIDATES)
     finally:
         learner.module_.embed = embed
-        hook.remove()
 
 
 def test_search_is_the_order_of_the_scores() -> None:
@@ -397,16 +391,19 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
     named = table.set_column(
         table.column_names.index("alike"), "alike", pa.array(["left", "right"] * 32)
     )
-    other = Suite.from_table(named, ["alike"], inputs={"a": "text", "b": "text"}, exclude=["overlap"])
+    other = Suite.from_table(
+        named, ["alike"], inputs={"a": "text", "b": "text"}, exclude=["overlap"]
+    )
     wrong = CrossEncoder(encoder=TINY, max_length=32, training=SHORT).fit(other)
-    with pytest.raises(InputError, match="'alike'.*left"):
+    with pytest.raises(InputError, match=r"'alike'.*left"):
         made(teacher=wrong).fit(suite().only("alike"))
 
 
 def test_what_is_no_pair_is_refused() -> None:
-    one = Suite.from_table(suite().table("train"), ["alike"], inputs={"a": "text"},
-                           exclude=["b", "overlap"])
-    with pytest.raises(InputError, match="two text columns.*'alike'"):
+    one = Suite.from_table(
+        suite().table("train"), ["alike"], inputs={"a": "text"}, exclude=["b", "overlap"]
+    )
+    with pytest.raises(InputError, match=r"two text columns.*'alike'"):
         made().fit(one)
 
 

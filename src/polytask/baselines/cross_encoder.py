@@ -3,7 +3,7 @@
 Source: BERT's sentence-pair classifier, Devlin et al., NAACL 2019, Section 4.1.
 Year: 2019
 Domain: text
-Parts: text_encoders, heads
+Parts: text_encoders, lower_layers, heads
 For: the most exact answer about a text or a pair of texts, at one encoder pass for every pair
 """
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from polytask.data import Processor, Suite
 from polytask.errors import InputError
 from polytask.parts.heads import Heads
-from polytask.parts.text_encoders import TextLearner, pool
+from polytask.parts.lower_layers import freeze_lower
+from polytask.parts.text_encoders import TextLearner, as_text_encoder, pool
 from polytask.tasks import Classification, Regression, Similarity
 from polytask.training import MultiTaskModule, Training
 
@@ -30,7 +31,8 @@ class CrossNet(MultiTaskModule):
 
     def __init__(self, spec: Processor, config: CrossEncoder) -> None:
         super().__init__(spec.tasks)
-        self.encoder = config.text_encoder(spec)
+        self.encoder = as_text_encoder(config.encoder, spec.reader)
+        freeze_lower(self.encoder.net, config.frozen)
         self.pooling = config.pooling
         width = self.encoder.width
         self.heads = Heads(
@@ -70,11 +72,14 @@ class CrossEncoder(TextLearner):
     Attributes:
         pooling: what the heads read of the last states, over all tokens of the sequence.
         dropout: before both layers of a head.
+        frozen: lower layers of the encoder that keep their weights, and the embeddings with them; 0
+            for these alone, -1 for none.
         training: 3 epochs of 64 rows in two micro-batches at 2e-5, warmed up over a tenth.
     """
 
     pooling: Literal["cls", "mean"] = "cls"
     dropout: float = 0.1
+    frozen: int = -1
     training: Training = field(
         default_factory=lambda: Training(
             lr=2e-5,

@@ -46,22 +46,42 @@ class SynonymPairs:
         A share ``flipped`` of the labels ``alike`` is turned round; ``overlap`` is always true.
         """
         rng = np.random.default_rng(seed)
-        order = rng.permuted(np.tile(np.arange(self.concepts), (rows, 1)), axis=1)
-        overlap = rng.integers(1, self.length + 1, rows)
-        first = order[:, : self.length]
-        # The second sentence takes the last ``overlap`` concepts of the first, then new ones.
-        starts = self.length - overlap
-        second = np.take_along_axis(order, starts[:, None] + np.arange(self.length), axis=1)
-        moods = rng.integers(0, 2, rows)
-        agree = rng.random(rows) < 0.75
+        a, b, overlap, agree = self._pairs(rows, 1, rng)
         alike = (overlap >= self.shared) & agree
         wrong = rng.random(rows) < flipped
         return {
-            "a": self._sentences(first, moods, rng),
-            "b": self._sentences(second, np.where(agree, moods, 1 - moods), rng),
+            "a": a,
+            "b": b,
             "alike": np.where(alike ^ wrong, "yes", "no"),
             "overlap": overlap.astype(np.float64),
         }
+
+    def partners(self, queries: int, each: int, seed: int) -> tuple[list[str], list[str]]:
+        """Queries, and ``each`` partners of every query one after the other."""
+        a, b, _, _ = self._pairs(queries, each, np.random.default_rng(seed))
+        return a, b
+
+    def alike(self, a: str, b: str) -> bool:
+        """What the law says of two sentences."""
+        (mood, *first), (other, *second) = a.split(), b.split()
+        concepts = [{int(word[1:]) // self.synonyms for word in words} for words in (first, second)]
+        return mood == other and len(concepts[0] & concepts[1]) >= self.shared
+
+    def _pairs(
+        self, queries: int, each: int, rng: np.random.Generator
+    ) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+        """Sentences a ``[queries]`` and b ``[queries * each]``; overlap and agreement of pairs."""
+        order = rng.permuted(np.tile(np.arange(self.concepts), (queries, 1)), axis=1)
+        moods, rows = rng.integers(0, 2, queries), queries * each
+        first, others = np.split(np.repeat(order, each, axis=0), [self.length], axis=1)
+        named = np.concatenate([rng.permuted(first, axis=1), rng.permuted(others, axis=1)], axis=1)
+        overlap, agree = rng.integers(1, self.length + 1, rows), rng.random(rows) < 0.75
+        # The second sentence takes the last ``overlap`` concepts of the first, then others.
+        starts = self.length - overlap
+        second = np.take_along_axis(named, starts[:, None] + np.arange(self.length), axis=1)
+        theirs = np.where(agree, np.repeat(moods, each), 1 - np.repeat(moods, each))
+        a = self._sentences(order[:, : self.length], moods, rng)
+        return a, self._sentences(second, theirs, rng), overlap, agree
 
     def _sentences(
         self, concepts: np.ndarray, moods: np.ndarray, rng: np.random.Generator

@@ -4,7 +4,7 @@ Source: Barkan et al., "Scalable Attentive Sentence-Pair Modeling via Distilled 
     AAAI 2020 (first version 2019).
 Year: 2020
 Domain: text
-Parts: text_encoders, pairs, retrieval, heads
+Parts: text_encoders, lower_layers, pairs, retrieval, heads
 For: scoring a query against very many fixed texts: vectors of these are made once and kept
 Idea: a model that reads both sentences of a pair at once (the teacher) is exact and dear; a student
     with tied encoders learns its logits, and a small learned function of two vectors takes the
@@ -55,12 +55,14 @@ from polytask.data.store import read_folder, write_folder
 from polytask.data.texts import Texts
 from polytask.errors import InputError
 from polytask.parts.heads import Heads
+from polytask.parts.lower_layers import freeze_lower
 from polytask.parts.pairs import as_pair_head
 from polytask.parts.retrieval import Index, rescored
-from polytask.parts.text_encoders import TextLearner
+from polytask.parts.text_encoders import TextLearner, as_text_encoder
 from polytask.tasks import Classification, Kind, Regression, Similarity, Task
 from polytask.tasks.kinds import masked_mean
-from polytask.training import MultiTaskModule, State, Training
+from polytask.training import MultiTaskModule, Training
+from polytask.training.loop import State
 
 _KINDS = (Classification, Regression, Similarity)
 _SURE = 30.0  # logits of chances of 0 and 1; float64 tells no more of them
@@ -85,7 +87,7 @@ def as_logits(kind: Kind, decoded: NDArray) -> Tensor:
     if isinstance(kind, Regression):
         return ((values - kind.mean) / kind.std).unsqueeze(1).float()
     assert isinstance(kind, Similarity)
-    return kind.unit(values).unsqueeze(1).float()
+    return kind.scaled(values).unsqueeze(1).float()
 
 
 def pair_keys(first: Sequence[str | None], second: Sequence[str | None]) -> Tensor:
@@ -128,7 +130,8 @@ class Siamese(MultiTaskModule):
 
     def __init__(self, spec: Processor, config: DSE) -> None:
         super().__init__(spec.tasks)
-        self.encoder = config.text_encoder(spec)
+        self.encoder = as_text_encoder(config.encoder, spec.reader)
+        freeze_lower(self.encoder.net, config.frozen)
         self.c = config.distillation
         self.top, self.layers = config.top, config.layers
         self.tokens, self.keep_first = config.tokens, config.keep_first
@@ -231,10 +234,10 @@ class DSE(TextLearner):
         keep_first: whether [CLS] counts among the tokens.
         project: width of a linear layer on the vector (0: none).
         head: ``"mlp(hidden=[512])"``, or ``"dot"`` for an index of inner products.
+        frozen: lower layers of the encoder that keep their weights, and the embeddings with them; 0
+            for these alone, -1 for none. It holds for a teacher that is trained here, too.
     """
 
-    encoder: str = "minilm"
-    max_length: int = 128
     teacher: str | object = "cross_encoder"
     teaching: Training = field(
         default_factory=lambda: Training(
@@ -256,6 +259,7 @@ class DSE(TextLearner):
     keep_first: bool = False
     project: int = 0
     head: str = "mlp(hidden=[512])"
+    frozen: int = -1
     training: Training = field(
         default_factory=lambda: Training(
             lr=2e-5,
@@ -338,7 +342,8 @@ class DSE(TextLearner):
             given = given[task]
         if isinstance(given, str) and not Path(given).is_dir():
             system = load_system(given)
-            alike = {"encoder": self.encoder, "max_length": self.max_length}
+            names = ("encoder", "max_length", "vocabulary", "frozen")
+            alike = {name: getattr(self, name) for name in names}
             fresh = system(training=self.teaching, **alike)
             return fresh.fit(
                 suite.only(task),
