@@ -58,7 +58,7 @@ from polytask.parts.heads import Heads
 from polytask.parts.lower_layers import freeze_lower
 from polytask.parts.pairs import as_pair_head
 from polytask.parts.retrieval import Index, rescored
-from polytask.parts.text_encoders import TextLearner, as_text_encoder
+from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encoder
 from polytask.tasks import Classification, Kind, Regression, Similarity, Task
 from polytask.tasks.kinds import masked_mean
 from polytask.training import MultiTaskModule, Training
@@ -130,7 +130,7 @@ class Siamese(MultiTaskModule):
 
     def __init__(self, spec: Processor, config: DSE) -> None:
         super().__init__(spec.tasks)
-        self.encoder = as_text_encoder(config.encoder, spec.reader)
+        self.encoder = config.text_encoder(spec)
         freeze_lower(self.encoder.net, config.frozen)
         self.c = config.distillation
         self.top, self.layers = config.top, config.layers
@@ -278,6 +278,10 @@ class DSE(TextLearner):
 
     def build(self, spec: Processor) -> Siamese:
         return Siamese(spec, self)
+
+    def text_encoder(self, spec: Processor) -> TextEncoder:
+        """The student's encoder before it has learned anything."""
+        return as_text_encoder(self.encoder, spec.reader)
 
     def validate(self, suite: Suite) -> None:
         super().validate(suite)
