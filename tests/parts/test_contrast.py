@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polytask.errors import InputError
-from polytask.parts.contrast import gather, in_batch, multi_positive, same_class
+from polytask.parts.contrast import gather, in_batch, multi_positive
 
 
 def units(*shape: int) -> Tensor:
@@ -90,19 +89,6 @@ def test_only_chosen_rows_ask() -> None:
     found = in_batch(q, p, temperature=0.05, chosen=chosen)
     assert found.item() == pytest.approx(rows[chosen].mean().item())
     assert in_batch(q, p, temperature=0.05, chosen=~chosen & chosen).item() == 0
-
-
-def test_same_class_is_in_batch_info_nce_for_pairs() -> None:
-    """Two texts a class: each has one positive among all others."""
-    x = units(6, 8)
-    scores = (x @ x.T / 0.1).fill_diagonal_(float("-inf"))
-    expected = F.cross_entropy(scores, torch.tensor([1, 0, 3, 2, 5, 4]))
-    classes = torch.tensor([0, 0, 1, 1, 2, 2])
-    found = same_class(x, classes, temperature=0.1)
-    assert found.item() == pytest.approx(expected.item())
-    assert same_class(x, torch.arange(6), temperature=0.1).item() == 0
-    with pytest.raises(InputError, match="two rows"):
-        same_class(x[:1], classes[:1], temperature=0.1)
 
 
 def test_one_process_gathers_its_own_tensor() -> None:

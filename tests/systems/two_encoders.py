@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from polytask.data import as_mixture
 from polytask.data.two_views import SEEN, TwoViews, two_views
-from polytask.systems.codiemb import CoDiEmbNet, Embedded, Objective, Shuffled
+from polytask.systems.codiemb import Embedded, EmbeddingNet, Objective, Shuffled
 from polytask.tasks import Retrieval, Similarity, Task
 from polytask.training import Engine, Training, as_balancer, as_step, train
 
@@ -25,14 +25,14 @@ OBJECTIVES = ("codiemb", "infonce", "cosent")
 ROWS = 11  # an odd number: the processes hold 6 and 5
 
 
-class Layers(nn.Module):
+class Layers(EmbeddingNet):
     """Vectors in the place of texts: two layers, the first of which is the middle."""
 
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(SEEN + 1, 32), nn.Linear(32, width)
+    def __init__(self, tasks: tuple[Task, ...], objective: Objective) -> None:
+        super().__init__(tasks, objective)
+        self.first, self.last = nn.Linear(SEEN + 1, 32), nn.Linear(32, 16)
 
-    def forward(self, rows: Tensor, role: str, *, middle: bool = False) -> Embedded:
+    def embed(self, rows: Tensor, role: str, *, middle: bool = False) -> Embedded:
         hidden = torch.tanh(self.first(rows))
         inside = F.normalize(hidden, dim=-1) if middle else None
         return Embedded(F.normalize(self.last(hidden), dim=-1), inside)
@@ -45,13 +45,13 @@ def data() -> TwoViews:
     return two_views(rows=(44, 11, 11), seed=0)
 
 
-def net(objective: str) -> CoDiEmbNet:
+def net(objective: str) -> Layers:
     torch.manual_seed(0)
     tasks = (
         Task("similarity", Similarity(0.0, 1.0), texts=("text", "text_pair")),
         Task("retrieval", Retrieval(), texts=("text", "texts")),
     )
-    return CoDiEmbNet(tasks, Layers(), Objective(name=objective))  # type: ignore[arg-type]
+    return Layers(tasks, Objective(name=objective))  # type: ignore[arg-type]
 
 
 def everything() -> dict[str, Any]:
@@ -74,7 +74,7 @@ def everything() -> dict[str, Any]:
             found[objective, task] = (value, [g.clone() for g in gradients])
         state = train(
             made,
-            Shuffled(rows, "texts"),
+            Shuffled(rows, ("texts",)),
             parts.validation,
             Training(lr=1e-2, batch=ROWS, epochs=2, device="cpu"),
             step=as_step("plain"),

@@ -24,8 +24,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from polytask.errors import InputError
-
 
 class Gathered(NamedTuple):
     """Rows of all processes ``[N, ...]``, the own ones from row ``start``."""
@@ -127,21 +125,6 @@ def in_batch(
     if chosen is None:
         return rows.mean()
     return (rows * chosen).sum() / chosen.sum().clamp(min=1)
-
-
-def same_class(vectors: Tensor, classes: Tensor, *, temperature: float) -> Tensor:
-    """Supervised contrast (Khosla et al., arXiv 2004.11362): texts of one class are positives.
-
-    Vectors ``[B, d]``, classes ``[B]``; per row the mean over its positives of -log softmax among
-    all other rows; the mean over rows that have a positive, 0 if none has.
-    """
-    if len(vectors) < 2:
-        raise InputError("a contrast of classes needs at least two rows in a batch")
-    alone = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
-    scores = (vectors @ vectors.T / temperature).masked_fill(alone, float("-inf"))
-    positive = (classes.unsqueeze(0) == classes.unsqueeze(1)) & ~alone
-    told = -scores.log_softmax(1).masked_fill(~positive, 0.0).sum(1) / positive.sum(1).clamp(min=1)
-    return told.sum() / positive.any(1).sum().clamp(min=1)
 
 
 def _filled(mask: Tensor | None, slots: Tensor) -> Tensor:
