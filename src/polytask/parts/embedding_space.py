@@ -22,7 +22,7 @@ class Space:
         rank: σ above the largest times max(N, d) times the precision.
         entropy: -Σ p log p / log(min(N, d)), from 0 (one direction) to 1 (all alike).
         effective_rank: exp(-Σ p log p), in directions.
-        condition: largest σ over the smallest; infinite if a direction is unused.
+        condition: largest σ over the smallest; infinite where that is nothing but rounding.
     """
 
     rank: int
@@ -40,16 +40,15 @@ def describe(embeddings: Tensor) -> Space:
     sigma = torch.linalg.svdvals(embeddings.double())
     if not sigma[0] > 0:
         raise InputError("all embeddings are zero; they have no directions")
-    floor = sigma[0] * max(embeddings.shape) * torch.finfo(embeddings.dtype).eps
-    used = sigma[sigma > floor]
+    precision = torch.finfo(embeddings.dtype).eps
+    used = sigma[sigma > sigma[0] * max(embeddings.shape) * precision]
     p = used / used.sum()
     entropy = float(-(p * p.log()).sum())
-    whole = len(used) == len(sigma)
     return Space(
         rank=len(used),
         entropy=entropy / float(torch.log(torch.tensor(float(len(sigma))))),
         effective_rank=float(torch.exp(torch.tensor(entropy))),
-        condition=float(sigma[0] / sigma[-1]) if whole else float("inf"),
+        condition=float(sigma[0] / sigma[-1]) if sigma[-1] > sigma[0] * precision else float("inf"),
     )
 
 

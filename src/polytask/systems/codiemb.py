@@ -214,10 +214,12 @@ class EmbeddingNet(MultiTaskModule):
             )
             at = at.view(*at.shape, *[1] * (second.ndim - 2)).expand(-1, -1, *second.shape[2:])
             slots = self.several(second.gather(1, at), filled)
-            return self.objective.retrieval(queries, slots, filled)
+            with _exact(slots):
+                return self.objective.retrieval(queries, slots, filled)
         assert isinstance(task.kind, Similarity)
         a, b = self.pair(first, second, middle=self.objective.looks_inside())
-        return self.objective.similarity(a, b, task.kind.scaled(target))
+        with _exact(a.last):
+            return self.objective.similarity(a, b, task.kind.scaled(target))
 
     def pair(
         self, first: Tensor, second: Tensor, *, middle: bool = False
@@ -243,12 +245,17 @@ class EmbeddingNet(MultiTaskModule):
             if isinstance(self.tasks[name].kind, Retrieval):
                 queries = self.embed(first, "query").last
                 filled = self.present(second.flatten(0, 1)).view(second.shape[:2])
-                cosine = torch.einsum("bd,bkd->bk", queries, self.several(second, filled))
+                cosine = (queries.unsqueeze(1) * self.several(second, filled)).sum(-1)
                 found[name] = cosine.masked_fill(~filled, float("nan"))
             else:
                 a, b = self.pair(first, second)
                 found[name] = (a.last * b.last).sum(1, keepdim=True)
         return found
+
+
+def _exact(vectors: Tensor) -> torch.autocast:
+    """No autocast: a cosine over a temperature of 0.02 needs more than the 8 bits of bfloat16."""
+    return torch.autocast(vectors.device.type, enabled=False)
 
 
 def chosen(
