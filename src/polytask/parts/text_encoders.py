@@ -206,7 +206,7 @@ def as_text_encoder(text: str, reader: Reader | None) -> TextEncoder:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers without progress bars and reports of heads that are left out."""
+    """Transformers without progress bars and reports of heads that are left out."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
