@@ -64,7 +64,7 @@ class Small(NeuralLearner):
     """A learner of maps and values that nobody would publish."""
 
     id: ClassVar[str] = "small"
-    reads_pictures: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("pictures",)
 
     def build(self, spec):
         return SmallNet(spec)

@@ -93,7 +93,7 @@ class UNet(NeuralLearner):
     )
 
     id: ClassVar[str] = "unet"
-    reads_pictures: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("pictures",)
 
     def build(self, spec: Processor) -> UNetNet:
         if len(spec.pictures) != 1 or len(spec.input_names) != 1:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -176,6 +177,10 @@ class Augmented:
     @property
     def masks(self) -> dict[str, Tensor]:
         return self.data.masks
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        return self.data.lengths
 
     def __len__(self) -> int:
         return len(self.data)

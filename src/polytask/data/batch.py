@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.data.lazy import Lazy
+from polytask.data.texts import Ragged, Texts
 
 _ROWS = 8192  # rows per forward pass when scoring; changes nothing but memory
 _NUMBERS = 1 << 21  # and input numbers, for pictures
+_TOKENS = 1 << 14  # and tokens, padding included
 
 
 class Rows(Protocol):
@@ -22,6 +24,11 @@ class Rows(Protocol):
 
     @property
     def masks(self) -> dict[str, Tensor]: ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Tokens per row ``[N]``; None where no input is text."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -43,12 +50,14 @@ class Batch:
     Attributes:
         inputs: name -> tensor with the rows first; ``numeric`` ``[B, n]`` float32, ``categorical``
             ``[B, c]`` int64, one entry ``[B, *shape]`` per array column, and one ``[B, C, H, W]``
-            in [0, 1] per picture column.
+            in [0, 1] per picture column. Texts: token ids ``[B, L]`` or ``[B, S, L]``, -1 past the
+            end.
         targets: task -> ``[B]``; where the mask is False the value is a placeholder.
-            Dense kinds: a map per row.
+            Dense kinds: a map per row. Kinds of text: see ``tasks.text``.
         masks: task -> bool ``[B]``, True where the row has a label.
 
-    Of a whole split, a column of pictures or maps is a ``Lazy``: drawing rows makes it a tensor.
+    Of a whole split, a column of pictures or maps is a ``Lazy``, one of texts a ``Texts``, one of
+    lists a ``Ragged``: drawing rows makes it a tensor.
     """
 
     inputs: dict[str, Tensor]
@@ -62,8 +71,8 @@ class Batch:
         return self._map(lambda tensor: tensor[rows])
 
     def take(self, rows: Tensor) -> Batch:
-        """Some rows, in which pictures and maps are still unread."""
-        return self._map(lambda t: t.take(rows) if isinstance(t, Lazy) else t[rows])
+        """Some rows, in which pictures, maps and texts are still unread."""
+        return self._map(lambda t: t.take(rows) if isinstance(t, _AT_REST) else t[rows])
 
     def turn(self, seed: int, epoch: int) -> Batch:
         return self
@@ -74,10 +83,23 @@ class Batch:
         columns = [*self.inputs.values(), *self.targets.values()]
         return any(isinstance(column, Lazy) for column in columns)
 
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        columns: list[Any] = list(self.inputs.values())
+        texts = [c.lengths for c in columns if isinstance(c, Texts) and c.reader]
+        return np.sum(texts, axis=0) if texts else None
+
     def chunks(self) -> Iterator[Batch]:
         """All rows in order, as many at a time as a forward pass should hold."""
+        lengths = self.lengths
+        if lengths is not None:
+            for run in budgeted(lengths, _TOKENS):
+                yield self[slice(run.start, run.stop)]
+            return
         numbers = sum(
-            t.numbers if isinstance(t, Lazy) else t[:1].numel() for t in self.inputs.values()
+            t.numbers if isinstance(t, Lazy) else t[:1].numel()
+            for t in self.inputs.values()
+            if not isinstance(t, Texts)
         )
         rows = max(1, min(_ROWS, _NUMBERS // max(1, numbers)))
         for start in range(0, len(self), rows):
@@ -111,3 +133,22 @@ class Batch:
             {k: change(v) for k, v in self.targets.items()},
             {k: change(v) for k, v in self.masks.items()},
         )
+
+
+_AT_REST = (Lazy, Texts, Ragged)
+
+
+def budgeted(lengths: NDArray[np.int64], budget: int, most: int = _ROWS) -> Iterator[range]:
+    """Runs of at most ``most`` neighbouring rows, each padded to its longest within the budget.
+
+    A row that is longer alone makes a run of its own.
+    """
+    start, longest = 0, 0
+    for row, length in enumerate(lengths.tolist()):
+        grown = max(longest, length, 1)
+        if row > start and (grown * (row - start + 1) > budget or row - start == most):
+            yield range(start, row)
+            start, grown = row, max(length, 1)
+        longest = grown
+    if start < len(lengths):
+        yield range(start, len(lengths))

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from polytask.config import parse_call
-from polytask.data.batch import Rows
+from polytask.config import amounts, parse_call
+from polytask.data.batch import Rows, budgeted
 from polytask.errors import InputError, nearest
 
 
@@ -153,7 +155,185 @@ class Patches:
         return f"patches(images={self.images})"
 
 
-MIXTURES = {"joint": JointRows, "tasks": TaskBatches, "patches": Patches}
+@dataclass(frozen=True)
+class TokenBatches:
+    """Rows of like lengths together, as many as ``budget`` tokens hold, padding included.
+
+    Shuffled rows are sorted by length within pools of 50 batches, cut into batches, and the batches
+    are shuffled; every row is seen once an epoch. The batch size is the most rows of a batch.
+    """
+
+    budget: int = 4096
+
+    def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]:
+        generator = _generator(seed, epoch)
+        order = torch.randperm(len(data), generator=generator).numpy()
+        lengths = _lengths(data)
+        runs = []
+        for start in range(0, len(order), 50 * size):
+            pool = order[start : start + 50 * size]
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            runs += [
+                pool[run.start : run.stop] for run in budgeted(lengths[pool], self.budget, size)
+            ]
+        for i in torch.randperm(len(runs), generator=generator).tolist():
+            yield Draw(torch.from_numpy(runs[i]), None)
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Any tasks will do."""
+        if self.budget < 1:
+            raise InputError(f"mixture tokens: the budget is at least 1 token, not {self.budget}")
+
+    def __str__(self) -> str:
+        return f"tokens(budget={self.budget})"
+
+
+@dataclass(frozen=True)
+class RoundRobin:
+    """Each batch belongs to one task; tasks take turns in a fixed order.
+
+    With ``rounds``, training begins with a phase of so many rounds over the tasks in ``first``
+    alone: anti-curriculum with a hard task first, curriculum with easy ones (McCann et al., arXiv
+    1806.08730). An epoch is as many batches as the labelled rows of all tasks fill.
+
+    Attributes:
+        consecutive: batches of a task before the next one's turn.
+        first: tasks of the first phase, ``"squad"`` or ``"sst, woz"``.
+        rounds: length of the first phase, in batches of each of its tasks.
+        tokens: the most tokens of a batch, padding included (0: no such bound).
+    """
+
+    consecutive: int = 1
+    first: str = ""
+    rounds: int = 0
+    tokens: int = 0
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """The first phase names tasks of the suite; a suite without any of them has no such phase."""
+        if self.consecutive < 1 or self.rounds < 0 or self.tokens < 0:
+            raise InputError(f"mixture {self}: consecutive is at least 1, the others at least 0")
+        if self.rounds and not self._first:
+            raise InputError("mixture round_robin: rounds needs tasks in first")
+
+    @property
+    def _first(self) -> tuple[str, ...]:
+        return _listed(self.first)
+
+    def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]:
+        generator = _generator(seed, epoch)
+        streams = {t: _Stream(data, t, size, self.tokens, generator) for t in data.masks}
+        streams = {t: s for t, s in streams.items() if len(s)}
+        total = sum(s.batches for s in streams.values())
+        early = [t for t in self._first if t in streams]
+        jump = self.rounds * len(early)  # batches of the first phase, over all epochs
+        turn = epoch * total  # batches before this epoch
+        for batch in range(turn, turn + total):
+            names = early if batch < jump else list(streams)
+            place = batch if batch < jump else (batch - jump) // self.consecutive
+            task = names[place % len(names)]
+            yield Draw(streams[task].next(), (task,))
+
+    def __str__(self) -> str:
+        first = f", first={self.first!r}, rounds={self.rounds}" if self.rounds else ""
+        return f"round_robin(consecutive={self.consecutive}{first}, tokens={self.tokens})"
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Batches of one task, every task with a batch size of its own, all shuffled together.
+
+    Each epoch deals the rows of task i into ``floor(n_i / size_i)`` batches (what is left over
+    waits for another order), so that a smaller size gives a task more updates per row (CoDiEmb's
+    sampler).
+
+    Attributes:
+        sizes: ``"stsb=32, nli=64"``; a task it does not name has the fit's batch size.
+    """
+
+    sizes: str = ""
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {
+            t: int(n) for t, n in amounts(_listed(self.sizes), "sizes", above_zero=True).items()
+        }
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Sizes are whole numbers above 0; the same text may fit a suite of fewer tasks."""
+        _ = self._sizes
+
+    def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]:
+        generator = _generator(seed, epoch)
+        items: list[Draw] = []
+        for task, mask in data.masks.items():
+            rows = mask.nonzero().squeeze(1)
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            if len(order):
+                items += [Draw(b, (task,)) for b in _full(order, self._sizes.get(task, size))]
+        for i in torch.randperm(len(items), generator=generator).tolist():
+            yield items[i]
+
+    def __str__(self) -> str:
+        return f"datasets(sizes={self.sizes!r})"
+
+
+class _Stream:
+    """Endless batches of one task's rows, shuffled again whenever they run dry."""
+
+    def __init__(
+        self, data: Rows, task: str, size: int, tokens: int, generator: torch.Generator
+    ) -> None:
+        self._rows = data.masks[task].nonzero().squeeze(1)
+        self._size, self._tokens, self._generator = size, tokens, generator
+        self._lengths = _lengths(data) if tokens else None
+        self._left: Iterator[Tensor] = iter(())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def batches(self) -> int:
+        """Batches that hold all rows once, about."""
+        if self._lengths is None:
+            return max(1, len(self) // self._size)
+        padded = float(self._lengths[self._rows.numpy()].sum())
+        return max(1, len(self) // self._size, round(padded / self._tokens))
+
+    def next(self) -> Tensor:
+        batch = next(self._left, None)
+        if batch is None:
+            order = self._rows[torch.randperm(len(self), generator=self._generator)]
+            self._left = self._cut(order)
+            batch = next(self._left)
+        return batch
+
+    def _cut(self, order: Tensor) -> Iterator[Tensor]:
+        if self._lengths is None:
+            return _full(order, self._size)
+        lengths = self._lengths[order.numpy()]
+        runs = budgeted(lengths, self._tokens, self._size)
+        return (order[run.start : run.stop] for run in runs)
+
+
+def _lengths(data: Rows) -> NDArray[np.int64]:
+    if data.lengths is None:
+        raise InputError("a mixture that counts tokens needs an input that is text")
+    return data.lengths
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """``"a, b"`` as names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+MIXTURES = {
+    "joint": JointRows,
+    "tasks": TaskBatches,
+    "patches": Patches,
+    "tokens": TokenBatches,
+    "round_robin": RoundRobin,
+    "datasets": Datasets,
+}
 
 
 def as_mixture(value: str | Mixture) -> Mixture:

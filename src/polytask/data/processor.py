@@ -8,7 +8,7 @@ validation or test row while fitting.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from polytask.data.files import read_table
 from polytask.data.lazy import Lazy
 from polytask.data.pictures import listed, resolved, shape
 from polytask.data.suite import Suite, as_numbers, expand_moment
+from polytask.data.text_columns import as_text
+from polytask.data.texts import Ragged, Reader, Texts, reader_from_dict
 from polytask.errors import InputError, nearest
-from polytask.tasks import Task
+from polytask.tasks import Generation, Span, Task, TextKind
 from polytask.tasks.dense import DenseKind
 from polytask.tasks.maps import open_cell, picture_size, unit_range
+from polytask.tasks.text import objects
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,12 @@ class Processor:
     """Fitted encoders of the inputs and fitted kinds of the tasks.
 
     This is also the specification a module is built from: ``numeric``, ``cardinalities``,
-    ``arrays``, ``pictures`` and ``tasks`` say how wide every input and every head must be.
+    ``arrays``, ``pictures``, ``texts`` and ``tasks`` say how wide every input and every head must
+    be.
+
+    Attributes:
+        texts: text columns, and whether a row has a list of texts there.
+        reader: what turns texts into tokens; None where the learner reads none.
     """
 
     numeric: dict[str, Numeric]
@@ -129,9 +137,11 @@ class Processor:
     arrays: dict[str, Array]
     tasks: tuple[Task, ...]
     pictures: dict[str, PictureColumn] = field(default_factory=dict)
+    texts: dict[str, bool] = field(default_factory=dict)
+    reader: Reader | None = None
 
     @classmethod
-    def fit(cls, suite: Suite) -> Processor:
+    def fit(cls, suite: Suite, reader: Reader | None = None) -> Processor:
         train = suite.splits["train"].data
         numeric: dict[str, Numeric] = {}
         categorical: dict[str, Categorical] = {}
@@ -141,7 +151,7 @@ class Processor:
         }
         for name in suite.inputs:
             values = train.column(name)
-            if name in pictures:
+            if name in pictures or name in suite.texts:
                 continue
             if pa.types.is_string(values.type):
                 seen = pc.unique(values.drop_null()).to_pylist()
@@ -157,7 +167,7 @@ class Processor:
                 std = pc.stddev(filled).as_py()
                 numeric[name] = Numeric(float(median), pc.mean(filled).as_py(), std or 1.0)
         tasks = tuple(replace(t, kind=t.kind.fitted(suite.labels(t, "train"))) for t in suite.tasks)
-        return cls(numeric, categorical, arrays, tasks, pictures)
+        return cls(numeric, categorical, arrays, tasks, pictures, dict(suite.texts), reader)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -165,7 +175,7 @@ class Processor:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        return (*self.numeric, *self.categorical, *self.arrays, *self.pictures)
+        return (*self.numeric, *self.categorical, *self.arrays, *self.pictures, *self.texts)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -179,18 +189,36 @@ class Processor:
         names = [t.name for t in self.tasks]
         raise InputError(f"task {name!r} is not one of this model's tasks{nearest(name, names)}")
 
-    def inputs(self, source: Any) -> Batch:
-        """Encode rows without labels, of anything that ``table`` reads."""
+    def inputs(self, source: Any, tasks: Sequence[str] | None = None) -> Batch:
+        """Encode rows without labels, of anything that ``table`` reads.
+
+        Args:
+            tasks: what will be asked of the rows; text columns that only others read may be absent.
+        """
         table = self.table(source)
-        columns = _derived(table, self.input_names)
-        for name in self.input_names:
-            if name not in columns:
-                raise InputError(
-                    f"input column {name!r} is missing{nearest(name, table.column_names)}"
-                )
         if table.num_rows == 0:
             raise InputError("there are no rows to predict")
+        columns = _derived(table, self.input_names)
+        needed = {c for t in self.tasks if tasks is None or t.name in tasks for c in t.texts}
+        for name in self.input_names:
+            if name in columns:
+                continue
+            if name in self.texts and name not in needed:
+                columns[name] = pa.chunked_array([pa.nulls(table.num_rows)])
+                continue
+            raise InputError(f"input column {name!r} is missing{nearest(name, table.column_names)}")
         return Batch(self._encode(columns), {}, {})
+
+    def answerable(self, source: Any) -> tuple[str, ...]:
+        """Tasks whose text columns are all in a table; every task, if texts are not the matter."""
+        if not self.texts:
+            return tuple(task.name for task in self.tasks)
+        columns = self.table(source).column_names
+        found = tuple(task.name for task in self.tasks if set(task.texts) <= set(columns))
+        if not found:
+            first = next(name for task in self.tasks for name in task.texts if name not in columns)
+            raise InputError(f"input column {first!r} is missing{nearest(first, columns)}")
+        return found
 
     def encode(self, suite: Suite, split: str) -> Batch:
         """Encode one split of a suite, labels included."""
@@ -205,12 +233,50 @@ class Processor:
                 masks[task.name] = torch.from_numpy(labels.is_valid().to_numpy().copy())
                 continue
             try:
+                if isinstance(task.kind, Span | Generation):
+                    targets[task.name] = self._in_text(task, data, labels)
+                    masks[task.name] = torch.from_numpy(labels.is_valid().to_numpy().copy())
+                    continue
                 target, mask = task.kind.encode(labels)
             except InputError as error:
                 raise InputError(f"{task}, split {split!r}: {error}") from None
-            targets[task.name] = torch.from_numpy(target)
+            if isinstance(task.kind, TextKind) and target.dtype == object:
+                targets[task.name] = Ragged(list(target), task.kind.blank)
+            else:
+                targets[task.name] = torch.from_numpy(target)
             masks[task.name] = torch.from_numpy(np.ascontiguousarray(mask))
         return Batch(self._encode(columns), targets, masks)
+
+    def _in_text(self, task: Task, data: Any, labels: pa.ChunkedArray) -> Any:
+        """Answers that are words: a stretch of the text in tokens ``[N, 2]``, or a text column."""
+        cells = labels.to_pylist()
+        if isinstance(task.kind, Generation):
+            answers = Texts(task.target, [_first(cell) for cell in cells], self.reader)
+            answers.strings = objects(cells)
+            return answers
+        spans = torch.full((len(cells), 2), -1)
+        if isinstance(task.kind, Span) and self.reader is not None:
+            texts = data.column(task.texts[-1])
+            for row, cell in enumerate(cells):
+                if cell is not None:
+                    text = texts[row].as_py()
+                    tokens = self.reader.offsets(text)[: self.reader.limit]
+                    start, end = task.kind.place(cell, text)
+                    inside = np.flatnonzero((tokens[:, 1] > start) & (tokens[:, 0] < end))
+                    whole = len(inside) and tokens[inside[-1], 1] >= end
+                    if whole:
+                        spans[row] = torch.tensor([inside[0], inside[-1] + 1])
+        return spans
+
+    def spans(self, task: Task, positions: NDArray, source: Any) -> NDArray[np.object_]:
+        """Tokens ``[N, 2]`` of the task's last text as the words that stand there."""
+        texts = self.table(source)[task.texts[-1]].to_pylist()
+        found = []
+        for text, (first, end) in zip(texts, positions, strict=True):
+            tokens = self.reader.offsets(text or "") if self.reader else np.empty((0, 2), np.int64)
+            inside = tokens[first:end]
+            found.append(text[inside[0, 0] : inside[-1, 1]] if len(inside) else "")
+        return objects(found)
 
     def _maps(self, task: Task, kind: DenseKind, labels: pa.ChunkedArray) -> Any:
         size = self.size
@@ -255,6 +321,9 @@ class Processor:
             inputs[name] = torch.from_numpy(array.encode(name, columns[name]))
         for name, picture in self.pictures.items():
             inputs[name] = picture.encode(name, columns[name])
+        for name, several in self.texts.items():
+            texts = as_text(name, columns[name]).to_pylist()
+            inputs[name] = Texts(name, texts, self.reader, several)
         return inputs
 
     def to_dict(self) -> dict[str, Any]:
@@ -263,6 +332,8 @@ class Processor:
             "categorical": {k: list(v.values) for k, v in self.categorical.items()},
             "arrays": {k: vars(v) for k, v in self.arrays.items()},
             "pictures": {k: vars(v) for k, v in self.pictures.items()},
+            "texts": self.texts,
+            "reader": self.reader.to_dict() if self.reader else None,
             "tasks": [task.to_dict() for task in self.tasks],
         }
 
@@ -277,7 +348,13 @@ class Processor:
                 k: PictureColumn(tuple(v["size"]), v["channels"])
                 for k, v in data.get("pictures", {}).items()
             },
+            data.get("texts", {}),
+            reader_from_dict(data.get("reader")),
         )
+
+
+def _first(answer: Any) -> str | None:
+    return answer[0] if isinstance(answer, list) else answer
 
 
 def _derived(table: pa.Table, names: tuple[str, ...]) -> dict[str, pa.ChunkedArray]:

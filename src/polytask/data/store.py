@@ -34,7 +34,7 @@ def write_folder(
 ) -> None:
     """Write ``data`` (one JSON file per key) and ``tensors`` (``weights.safetensors``) atomically.
 
-    All that lies in the directory ``files`` is copied beside them.
+    All that lies in the directory ``files`` is copied beside them, folders and all.
 
     Everything goes to a folder beside, reaches the disk, and is renamed into place last; what was
     there before survives any failure (disk full, kill) before that rename.
@@ -55,9 +55,10 @@ def write_folder(
         if tensors:
             plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
             save_file(plain, aside / "weights.safetensors")
-        hashes = {p.name: _hash(p) for p in sorted(aside.iterdir())}
+        written = sorted(p for p in aside.rglob("*") if p.is_file())
+        hashes = {p.relative_to(aside).as_posix(): _hash(p) for p in written}
         (aside / _MANIFEST).write_text(json.dumps({"format": FORMAT, "files": hashes}, indent=1))
-        for path in [*aside.iterdir(), aside]:
+        for path in [*aside.rglob("*"), aside]:
             _sync(path)
         _swap(aside, folder)
         _sync(folder.parent)
@@ -125,7 +126,7 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
     for name in manifest["files"]:
         if name == "weights.safetensors":
             tensors = load_file(folder / name)
-        elif name.endswith(".json"):
+        elif name.endswith(".json") and "/" not in name:
             data[name.removesuffix(".json")] = json.loads((folder / name).read_text())
     return data, tensors
 

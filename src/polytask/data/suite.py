@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polytask.data import pictures as pictured
+from polytask.data import text_columns as texted
 from polytask.data.files import cache_dir, cache_written, read_table
 from polytask.data.splits import (
     SPLITS,
@@ -34,16 +35,25 @@ from polytask.data.splits import (
     parse_split,
 )
 from polytask.errors import InputError, nearest
-from polytask.tasks import KINDS, Classification, Kind, Regression, Task, kind_from_dict
+from polytask.tasks import (
+    KINDS,
+    Classification,
+    Kind,
+    Regression,
+    Similarity,
+    Task,
+    TextKind,
+    kind_from_dict,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 _MAX_CLASSES_OF_NUMBERS = 10  # whole-number targets with more values than this are regressions
 _MOSTLY_NUMBERS = 0.9
 _HASHED_ROWS = 65_536
-_ROLES = ("numeric", "categorical", "picture")
+_ROLES = ("numeric", "categorical", "picture", "text")
 _NUMBERS_BESIDE = (pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
 _CLASS_TYPES = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean)  # beside floats
 NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")  # how pandas writes its row numbers
@@ -62,6 +72,7 @@ class Suite:
         about: source, split and notes, for people.
         pictures: input columns that hold pictures, and their channels.
         size: (height, width) that all pictures and maps are brought to when they are read.
+        texts: input columns that hold text, and whether a row has a list of texts there.
     """
 
     name: str
@@ -72,6 +83,7 @@ class Suite:
     about: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, int] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    texts: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
     def from_table(
@@ -98,19 +110,24 @@ class Suite:
         Args:
             source: a file (CSV, TSV, Parquet, Arrow, JSON lines), Arrow table, data frame or dict.
             targets: target columns; a mapping gives a kind to each: ``"regression"``,
-                ``{"kind": "regression", "unit": "EUR"}``, a ``Kind``, or None to infer it.
+                ``{"kind": "regression", "unit": "EUR"}``, a ``Kind``, or None to infer it. Of a
+                task about text, ``"texts"`` lists the columns it reads, in order (default: all
+                single texts, and the first list of texts if its kind wants one).
             split: a ``Split`` or its text (``time:COLUMN``, ...). By default random 60/20/20; with
-                pictures or signals a column ``split`` that says it, else whole groups of a column
-                such as ``plant``, ``scene`` or ``subject`` if there is one.
+                pictures, signals or texts a column ``split`` that says it, else whole groups of a
+                column such as ``plant``, ``scene`` or ``subject`` if there is one.
             exclude: columns that are not inputs; a mapping gives the reason of each.
-            inputs: read a column as ``"categorical"``, ``"numeric"`` or ``"picture"``.
+            inputs: read a column as ``"categorical"``, ``"numeric"``, ``"picture"`` or ``"text"``
+                (a text a row, or a list of texts). With texts, columns that are not named here
+                are no inputs.
             by: a column whose every value is a task of its own (school, patient, carrier): one
                 task per target and value, about the rows with that value. It is not an input. A
                 random split deals the rows of each value.
             size: (height, width) that all pictures and maps are brought to; those of the pictures
                 if they agree.
-            unreadable: ``"skip"`` leaves out rows whose picture or map cannot be read, and counts
-                them in the notes; ``"refuse"`` stops at the first.
+            unreadable: ``"skip"`` leaves out rows whose picture or map cannot be read, or whose
+                text is empty or does not fit its label, and counts them in the notes; ``"refuse"``
+                stops at the first.
             folder: where relative paths begin; the folder of the file, or the current one.
         """
         splitter = parse_split(split) if isinstance(split, str) else split
@@ -122,7 +139,7 @@ class Suite:
             splitter = replace(splitter, within=by)
         targets = [targets] if isinstance(targets, str) else targets
         exclude = [exclude] if isinstance(exclude, str) else exclude
-        options = {
+        options: dict[str, Any] = {
             "format": _CACHE_FORMAT,
             "targets": _plain_targets(targets),
             "split": splitter and [type(splitter).__name__, str(splitter), *_public(splitter)],
@@ -155,6 +172,48 @@ class Suite:
             options["files"] = pictured.stamps(table, named)
         built = _build(table, options, splitter, targets)
         return _in_memory(built, _hash_table(table, options))
+
+    @classmethod
+    def from_tasks(
+        cls,
+        sources: Any,
+        *,
+        name: str | None = None,
+        unreadable: pictured.Unreadable = "refuse",
+        notes: Sequence[str] = (),
+        about: str = "",
+    ) -> Suite:
+        """A suite of text tasks that each come with a table of their own.
+
+        All texts are put into shared columns, ``text``, ``text_pair`` and ``texts`` (a list), so
+        that one network reads them; a task keeps to the rows of its table. A table of ``query``,
+        ``positives`` and ``negatives`` is a retrieval task.
+
+        Args:
+            sources: a folder of JSON lines, Parquet or CSV files, one per task; or a mapping from
+                task to a file or table, or to ``{"source": ..., "texts": (...), "target": ...,
+                "kind": ..., "split": ...}`` (or ``"targets"``, several as in ``from_table``).
+                Columns with the usual names (``sentence1`` and ``sentence2``, ``label``, ...) need
+                not be told, nor a column ``split``; without one, rows are split at random.
+            unreadable, notes, about: as of ``from_table``.
+        """
+        stacked = texted.stack(sources)
+        label = name or (Path(sources).name if isinstance(sources, str | os.PathLike) else "texts")
+        options = {
+            "format": _CACHE_FORMAT,
+            "targets": _plain_targets(stacked.targets),
+            "exclude": (),
+            "inputs": stacked.inputs,
+            "by": None,
+            "groups": stacked.groups,
+            "size": None,
+            "unreadable": unreadable,
+            "notes": list(notes),
+            "about": about,
+            "name": label,
+        }
+        built = _build(stacked.table, options, ColumnSplit("split"), stacked.targets)
+        return _in_memory(built, _hash_table(stacked.table, options))
 
     @classmethod
     def from_folder(
@@ -222,6 +281,7 @@ class Suite:
             about=meta["about"],
             pictures=meta["pictures"],
             size=tuple(meta["size"]) if meta["size"] else None,
+            texts=meta["texts"],
         )
 
     def only(self, *names: str) -> Suite:
@@ -320,6 +380,7 @@ class _Built:
     about: dict[str, Any]
     pictures: dict[str, int]
     size: tuple[int, int] | None
+    texts: dict[str, bool]
 
     def batches(self, part: int) -> Iterable[pa.RecordBatch]:
         """The rows of one split, a block at a time, so that storing never doubles the memory."""
@@ -345,12 +406,18 @@ def _build(table: pa.Table, options: dict, splitter: Split | None, targets: Any)
     if isinstance(excluded, Mapping):
         told = "; ".join(f"{c} ({why})" for c, why in excluded.items())
         notes += [f"columns left out: {told}"] if told else []
+    table, texts = _with_texts(table, options["inputs"])
+    groups = options.get("groups", {})
     tasks = tuple(
-        Task(name, _infer_kind(name, table[column], kind), column)
+        _task(name, column, kind, table, texts, groups.get(name))
         for name, (column, kind) in wanted.items()
     )
     for task in tasks:
         table = _with_target(table, task)
+    if texts:
+        usable, more = texted.check_texts(table, tasks, options["unreadable"])
+        table = table.filter(pa.array(usable))
+        notes += more
     pictures = [n for n, role in options["inputs"].items() if role == "picture"]
     channels: dict[str, int] = {}
     size = options["size"]
@@ -361,17 +428,21 @@ def _build(table: pa.Table, options: dict, splitter: Split | None, targets: Any)
         table = table.filter(pa.array(usable))
         notes += more
     if splitter is None:
-        splitter, more = _default_split(table, pictures)
+        splitter, more = _default_split(table, [*pictures, *texts])
         notes += more
     parts = splitter.assign(table)
     if by:
         table, tasks, more = _by_group(table, by, tasks, parts)
         notes += more
+    notes += texted.leaks(table, tasks, parts)
     aside = {task.target for task in tasks} | set(excluded) | {splitter.uses, by}
+    if texts:
+        aside |= set(table.column_names) - set(options["inputs"])
     table, inputs, more = _inputs(table, aside, options["inputs"])
     if not inputs:
         raise InputError(f"{options['name']!r} has no input columns left besides the targets")
-    kept = [*dict.fromkeys(task.target for task in tasks), *([by] if by else [])]
+    grouped = [task.where[0] for task in tasks if task.where]
+    kept = list(dict.fromkeys([*(task.target for task in tasks), *grouped]))
     table = table.select([*inputs, *kept])
     for task in tasks:
         _check_task(task, table, parts)
@@ -384,12 +455,54 @@ def _build(table: pa.Table, options: dict, splitter: Split | None, targets: Any)
         "split": str(splitter),
         "notes": notes + more,
     }
-    return _Built(options["name"], tasks, inputs, table, parts, about, channels, size)
+    return _Built(options["name"], tasks, inputs, table, parts, about, channels, size, texts)
 
 
-def _default_split(table: pa.Table, pictures: Sequence[str]) -> tuple[Split, list[str]]:
-    """Random rows, unless pictures or signals come with a column that says what belongs where."""
-    if pictures or any(pa.types.is_fixed_size_list(f.type) for f in table.schema):
+def _with_texts(table: pa.Table, roles: Mapping[str, str]) -> tuple[pa.Table, dict[str, bool]]:
+    """The table with its text columns as texts or lists of texts, and which of both they are."""
+    texts = {}
+    for name in (name for name, role in roles.items() if role == "text"):
+        values = texted.as_text(name, table[name])
+        table = table.set_column(table.column_names.index(name), name, values)
+        texts[name] = pa.types.is_list(values.type)
+    return table, texts
+
+
+def _task(
+    name: str,
+    column: str,
+    given: Any,
+    table: pa.Table,
+    texts: Mapping[str, bool],
+    where: tuple[str, str] | None,
+) -> Task:
+    """The task, with the text columns it reads."""
+    read: tuple[str, ...] = ()
+    if isinstance(given, Mapping) and "texts" in given:
+        asked = given["texts"]
+        read = (asked,) if isinstance(asked, str) else tuple(asked)
+        given = {k: v for k, v in given.items() if k != "texts"} or None
+    for text in read:
+        if text not in texts:
+            raise InputError(
+                f"target {name!r}: {text!r} is no text column{nearest(text, texts)}; say "
+                f"inputs={{{text!r}: 'text'}}"
+            )
+    kind = _infer_kind(name, table[column], given)
+    if not texts and isinstance(kind, TextKind):
+        raise InputError(
+            f"target {name!r}: kind {kind.name!r} is about text; say inputs={{'COLUMN': 'text'}}"
+        )
+    try:
+        read = read or (texted.default_texts(kind, texts) if texts else ())
+    except InputError as error:
+        raise InputError(f"target {name!r}: {error}") from None
+    return Task(name, kind, column, where, read)
+
+
+def _default_split(table: pa.Table, lookouts: Sequence[str]) -> tuple[Split, list[str]]:
+    """Random rows, unless pictures, signals or texts come with a column that says what belongs."""
+    if lookouts or any(pa.types.is_fixed_size_list(f.type) for f in table.schema):
         for name in table.column_names:
             values = table[name]
             if name == "split" and set(pc.unique(values).to_pylist()) == set(SPLITS):
@@ -450,6 +563,7 @@ def _in_memory(built: _Built, fingerprint: str) -> Suite:
         built.about,
         built.pictures,
         built.size,
+        built.texts,
     )
 
 
@@ -469,6 +583,7 @@ def _store(built: _Built, folder: Path) -> None:
             "about": built.about,
             "pictures": built.pictures,
             "size": built.size,
+            "texts": built.texts,
             "rows": {s: int((built.parts == i).sum()) for i, s in enumerate(SPLITS)},
         }
         (aside / "suite.json").write_text(json.dumps(meta, indent=1))
@@ -536,15 +651,17 @@ def _natural_kind(name: str, labels: pa.ChunkedArray) -> str:
         return Classification.name
     if pa.types.is_null(labels.type):
         raise InputError(f"target {name!r} has no label at all")
+    if pa.types.is_list(labels.type):
+        raise InputError(f"target {name!r} holds lists: say its kind (boundaries, tags, retrieval)")
     raise InputError(f"target {name!r} has type {labels.type}, for which no kind is known")
 
 
 def _with_target(table: pa.Table, task: Task) -> pa.Table:
     """The target as its kind reads it: numbers finite or null, classes without NaN."""
     labels = table[task.target]
-    if task.kind.dense:
+    if task.kind.dense or (task.kind.text and not isinstance(task.kind, Similarity)):
         return table
-    if isinstance(task.kind, Regression):
+    if isinstance(task.kind, Regression | Similarity):
         labels = as_numbers(task.target, labels, "target")
     elif pa.types.is_floating(labels.type):
         labels = _nan_to_null(labels)
@@ -575,7 +692,7 @@ def _by_group(
     found, left_out = [], {}
     for value, task in itertools.product(sorted(counts, key=_natural), tasks):
         name = f"{by}={value}" if len(tasks) == 1 else f"{task.name} {by}={value}"
-        task = Task(name, task.kind, task.target, (by, value))
+        task = replace(task, name=name, where=(by, value))
         try:
             _check_task(task, table, parts)
         except InputError as reason:
@@ -615,7 +732,7 @@ def _check_labels(task: Task, labels: pa.ChunkedArray, train: pa.ChunkedArray, s
         raise InputError(f"split {split!r} has no rows")
     if len(present) == 0:
         raise InputError(f"{task} has no label at all in split {split!r}")
-    if task.kind.dense:
+    if task.kind.dense or task.kind.text:
         return
     values = pc.unique(present)
     if len(values) == 1:
@@ -651,7 +768,11 @@ def _inputs(
             )
         for key, column in _input_columns(name, values, role, notes).items():
             columns[key] = column
-    gaps = {n: c.null_count for n, c in columns.items() if n not in aside and c.null_count}
+    gaps = {
+        n: c.null_count
+        for n, c in columns.items()
+        if n not in aside and roles.get(n) != "text" and c.null_count
+    }
     if gaps:
         counts = ", ".join(f"{name} {count}" for name, count in gaps.items())
         notes.append(
@@ -669,7 +790,7 @@ def _input_columns(
         return {name: as_numbers(name, values, "column")}
     if role == "categorical":
         return {name: pc.cast(values, pa.string())}
-    if role == "picture":
+    if role in ("picture", "text"):
         return {name: values}
     if pa.types.is_boolean(kind):
         return {name: pc.cast(values, pa.int8())}
@@ -683,7 +804,10 @@ def _input_columns(
         _refuse_numbers_with_text(name, values)
         distinct = pc.count_distinct(values).as_py()
         if distinct > 1000 and distinct > 0.5 * len(values):
-            notes.append(f"column {name!r} is left out: nearly every row has its own text")
+            notes.append(
+                f"column {name!r} is left out: nearly every row has its own text (learners of text "
+                f"read it as inputs={{{name!r}: 'text'}})"
+            )
             return {}
         return {name: values}
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):

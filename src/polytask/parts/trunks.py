@@ -194,7 +194,7 @@ class TrunkLearner(NeuralLearner):
     taps: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()
 
-    reads_pictures: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("pictures",)
     kind_weights: ClassVar[Mapping[str, float]] = {}
 
     def loss_weights(self, tasks: Iterable[Task]) -> dict[str, float]:

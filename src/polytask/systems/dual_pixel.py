@@ -339,7 +339,7 @@ class DualPixel(StagedLearner):
     )
 
     id: ClassVar[str] = "dual_pixel"
-    reads_pictures: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("pictures",)
 
     @property
     def sides(self) -> tuple[str, str]:

@@ -99,13 +99,13 @@ class Similarity(TextKind):
             raise InputError("a similarity without bounds must be fitted first")
         return self.low, self.high
 
-    def unit(self, score: Tensor) -> Tensor:
+    def scaled(self, score: Tensor) -> Tensor:
         """Scores on the scale from 0 to 1."""
         low, high = self._bounds
         return (score - low) / ((high - low) or 1.0)
 
     def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        return masked_mean((output.squeeze(-1) - self.unit(target)).square(), mask)
+        return masked_mean((output.squeeze(-1) - self.scaled(target)).square(), mask)
 
     def decode(self, output: Tensor) -> NDArray:
         low, high = self._bounds

@@ -24,7 +24,9 @@ from polytask.data import (
     as_mixture,
 )
 from polytask.data.store import read_folder, write_folder
+from polytask.data.texts import Reader, Texts
 from polytask.errors import InputError
+from polytask.tasks import Span, Task
 from polytask.training.balancers import as_balancer
 from polytask.training.engine import Engine
 from polytask.training.loop import State, Training, predict, train
@@ -82,12 +84,13 @@ class FittedMixin:
 
     Attributes:
         shares: whether several tasks of a suite share a model; if not, it is a rival to those.
-        reads_pictures: whether it takes pictures, and answers tasks whose answer is a map.
+        reads: what it takes: ``"table"`` (numbers, categories, arrays), ``"pictures"`` (then it
+            answers tasks whose answer is a map, too), ``"text"``.
     """
 
     id: ClassVar[str]
     shares: ClassVar[bool] = False
-    reads_pictures: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("table",)
     processor_: Processor
 
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, np.ndarray]:
@@ -96,33 +99,44 @@ class FittedMixin:
     def validate(self, suite: Suite) -> None:
         """Refuse, before anything is fitted, what cannot be fitted."""
         suite.validate()
-        if suite.pictures and not self.reads_pictures:
-            name = next(iter(suite.pictures))
-            raise InputError(
-                f"{self.id} reads no pictures, and column {name!r} holds them; "
-                "'polytask systems' says which learners do"
-            )
-        if self.reads_pictures and not suite.pictures:
-            raise InputError(
-                f"{self.id} reads pictures, and this suite has none; of a column that holds them "
-                "say inputs={'COLUMN': 'picture'}"
-            )
+        for what, columns, role in (
+            ("pictures", tuple(suite.pictures), "picture"),
+            ("text", tuple(suite.texts), "text"),
+        ):
+            if columns and what not in self.reads:
+                raise InputError(
+                    f"{self.id} reads no {what}, and column {columns[0]!r} holds it; "
+                    "'polytask systems' says which learners do"
+                )
+            if what in self.reads and "table" not in self.reads and not columns:
+                raise InputError(
+                    f"{self.id} reads {what}, and this suite has none; of a column that holds it "
+                    f"say inputs={{'COLUMN': {role!r}}}"
+                )
 
     def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Predictions per task for rows of a file, table, data frame or dict.
 
         Regression: values ``[N]`` in the task's unit. Classification: probabilities ``[N, C]`` in
         the order of ``task.kind.classes``. Dense kinds: maps ``[N, H, W]``, or ``[N, C, H, W]`` of
-        normals and pictures, at the size the model works at (``processor_.size``).
+        normals and pictures, at the size the model works at (``processor_.size``). Kinds of text:
+        scores ``[N]`` (similarity), words (span, generation), or an array per row (boundaries,
+        tags, retrieval). Without ``tasks``, all whose text columns are there.
         """
-        names = self._names(tasks)
-        return self._decoded(self._fitted().inputs(inputs), names)
+        processor = self._fitted()
+        names = self._names(processor.answerable(inputs) if tasks is None else tasks)
+        found = self._decoded(processor.inputs(inputs, names), names)
+        for name in names:
+            task = processor.task(name)
+            if isinstance(task.kind, Span) and found[name].dtype != object:
+                found[name] = processor.spans(task, found[name], inputs)
+        return found
 
     def score(self, suite: Suite, split: str = "test") -> dict[str, dict[str, float]]:
         """Every metric of every fitted task on one split."""
         processor, names = self._fitted(), self._names(None)
         kinds = {name: processor.task(name).kind for name in names}
-        return score(kinds, processor.encode(suite, split), lambda p: self._decoded(p, names))
+        return score(kinds, processor.encode(suite, split), self._decoded)
 
     def _fitted(self) -> Processor:
         if getattr(self, "processor_", None) is None:
@@ -175,7 +189,7 @@ class NeuralLearner(FittedMixin):
     ) -> Self:
         """Fit all tasks of the suite; ``out`` keeps a log and checkpoints to resume from."""
         self.validate(suite)
-        self.processor_ = Processor.fit(suite)
+        self.processor_ = Processor.fit(suite, self.reader(suite))
         torch.manual_seed(self.training.seed)
         module = self.build(self.processor_)
         self.state_: State = self.learn(
@@ -194,8 +208,10 @@ class NeuralLearner(FittedMixin):
 
     def learn(self, module: MultiTaskModule, suite: Suite, **how: Any) -> State:
         """Teach a fresh module: one run of the loop, with what ``train`` is told besides."""
-        data = _labelled(self.processor_.encode(suite, "train"))
-        validation = self.processor_.encode(suite, "validation")
+        data = self.read(_labelled(self.processor_.encode(suite, "train")))
+        validation = self.read(self.processor_.encode(suite, "validation"))
+        for sentence in cut_texts(data, self.processor_.tasks):
+            how["progress"]({"warning": sentence})
         self.before_training(module, data)
         return train(module, self.views(data), validation, self.training, **how)
 
@@ -207,6 +223,14 @@ class NeuralLearner(FittedMixin):
             raise InputError(f"augment={str(self.augment)!r} needs an input that is a picture")
         balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
         self._engine().check(step, balancer)
+
+    def reader(self, suite: Suite) -> Reader | None:
+        """What turns the suite's texts into tokens; None for learners that read none."""
+        return None
+
+    def read(self, data: Batch) -> Batch:
+        """Encoded rows as the network sees them, in training and after."""
+        return data
 
     def views(self, data: Batch) -> Rows:
         """The training rows as the loop sees them: themselves, or in random views."""
@@ -240,7 +264,7 @@ class NeuralLearner(FittedMixin):
 
     def _decoded(self, batch: Batch, tasks: Sequence[str]) -> dict[str, np.ndarray]:
         engine = Engine(self.training.precision, device=self.training.device)
-        return predict(self.module_.to(engine.device), batch, tasks, engine)
+        return predict(self.module_.to(engine.device), self.read(batch), tasks, engine)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Config, processor and weights in one folder, atomically; loading needs all three."""
@@ -284,3 +308,21 @@ def _labelled(data: Batch) -> Batch:
     """Rows with a label for at least one task; the others cannot teach anything."""
     any_label = torch.stack(list(data.masks.values())).any(0)
     return data if bool(any_label.all()) else data.take(any_label.nonzero().squeeze(1))
+
+
+def cut_texts(data: Batch, tasks: Sequence[Task]) -> list[str]:
+    """A sentence per task whose texts are longer than the network reads."""
+    told = []
+    for task in tasks:
+        columns: list[Any] = [data.inputs.get(name) for name in task.texts]
+        mine = (
+            data.masks[task.name].numpy() if task.name in data.masks else np.zeros(len(data), bool)
+        )
+        cuts = [c.cut[mine] for c in columns if isinstance(c, Texts) and c.reader is not None]
+        lost = np.sum(cuts, axis=0) if cuts else np.zeros(0)
+        if lost.any():
+            told.append(
+                f"task {task.name!r}: {int((lost > 0).sum()):,} of {len(lost):,} training rows are "
+                f"longer than the model reads and lose {int(lost.sum()):,} tokens"
+            )
+    return told

@@ -38,11 +38,12 @@ class Training:
     """Budget and optimiser of one fit.
 
     Attributes:
-        lr, weight_decay: of AdamW.
+        lr, weight_decay, betas, eps: of AdamW.
         batch: rows per update over all processes and micro-batches.
         epochs: at most this many; ``patience`` epochs without a better validation score end it.
         schedule: of the learning rate: ``"constant"``, ``"cosine"`` or ``"poly(power=0.9)"`` (to
-            zero over all epochs), ``"halving(every=8)"`` (epochs).
+            zero over all epochs), ``"halving(every=8)"`` (epochs), ``"linear(warmup=0.1)"`` (up
+            over a share of all updates, then to zero), ``"inverse_sqrt(warmup=800)"``.
         warmup: updates in which the rate rises linearly from a tenth of what the schedule says.
         decay: ``"matrices"`` spares biases and norms (parameters of one dimension) weight decay.
         clip: largest norm of the whole gradient (None: no clipping).
@@ -61,6 +62,8 @@ class Training:
     schedule: str = "constant"
     warmup: int = 0
     decay: Literal["all", "matrices"] = "all"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     clip: float | None = None
     accumulation: int = 1
     precision: Precision = "no"
@@ -147,7 +150,7 @@ def train(
         {"params": decayed, "weight_decay": training.weight_decay},
         {"params": learned, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(stepped, lr=training.lr)
+    optimizer = torch.optim.AdamW(stepped, training.lr, training.betas, training.eps)
     per_epoch = max(1, sum(1 for _ in mixture.draws(data, training.batch, training.seed, 0)))
     schedule, total = as_schedule(training.schedule), per_epoch * training.epochs
     last_losses = torch.ones(len(live.terms), device=engine.device)
@@ -222,21 +225,30 @@ def probe(problem: Problem) -> Tensor:
 def evaluate(module: MultiTaskModule, data: Batch, engine: Engine) -> dict[str, dict[str, float]]:
     """Every metric of every task on the rows that have its label."""
     kinds = {name: module.tasks[name].kind for name in data.targets}
-    return score(kinds, data, lambda part: predict(module, part, tuple(kinds), engine))
+    return score(kinds, data, lambda part, names: predict(module, part, names, engine))
 
 
 def predict(
     module: MultiTaskModule, data: Batch, tasks: Sequence[str], engine: Engine
 ) -> dict[str, np.ndarray]:
-    """Decoded predictions of some tasks for every row, in order."""
+    """Decoded predictions of some tasks for every row, in order.
+
+    Texts are answered in order of their lengths, so that little of a batch is padding.
+    """
     module.eval()
+    data = replace(data, targets={}, masks={})
+    lengths, back = data.lengths, None
+    if lengths is not None:
+        order = np.argsort(-lengths, kind="stable")
+        data, back = data.take(torch.from_numpy(order)), np.argsort(order)
     found: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     with torch.inference_mode() if not engine.sharded else torch.no_grad(), engine.autocast():
-        for chunk in replace(data, targets={}, masks={}).chunks():
+        for chunk in data.chunks():
             part = chunk.to(engine.device)
             for task, output in module.outputs(part.inputs, tasks).items():
-                found[task].append(module.tasks[task].kind.decode(output.float()))
-    return {task: np.concatenate(parts) for task, parts in found.items()}
+                found[task].append(module.decode(task, output))
+    joined = {task: np.concatenate(parts) for task, parts in found.items()}
+    return joined if back is None else {task: rows[back] for task, rows in joined.items()}
 
 
 def mean_primary(scores: dict[str, dict[str, float]], module: MultiTaskModule) -> float:

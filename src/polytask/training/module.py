@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polytask.data import Batch
@@ -46,6 +48,10 @@ class MultiTaskModule(nn.Module):
         names = list(tasks)
         representation = self.represent(inputs, names)
         return {task: self.answer(representation, task) for task in names}
+
+    def decode(self, task: str, output: Any) -> NDArray:
+        """What ``outputs`` gives for a task as metrics and users read it."""
+        return self.tasks[task].kind.decode(output.float())
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """One scalar per task of the batch (mean over labelled rows), plus any auxiliary terms."""

@@ -57,11 +57,45 @@ class Halving:
         return 0.5 ** (steps // (per_epoch * self.every))
 
 
+@dataclass(frozen=True)
+class Linear:
+    """From 0 to 1 over the share ``warmup`` of all updates, then straight down to 0."""
+
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"schedule linear: warmup is a share below 1, not {self.warmup}")
+
+    def __call__(self, steps: int, per_epoch: int, total: int) -> float:
+        rise = self.warmup * total
+        if steps < rise:
+            return (steps + 1) / (rise + 1)
+        return max(0.0, (total - steps) / max(1.0, total - rise))
+
+
+@dataclass(frozen=True)
+class InverseSqrt:
+    """``min(i / w, sqrt(w / i))`` at update i: up over w updates, then down (arXiv 1706.03762)."""
+
+    warmup: int = 800
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1:
+            raise InputError(f"schedule inverse_sqrt: warmup is at least 1, not {self.warmup}")
+
+    def __call__(self, steps: int, per_epoch: int, total: int) -> float:
+        i = steps + 1
+        return min(i / self.warmup, math.sqrt(self.warmup / i))
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": Constant,
     "cosine": Cosine,
     "poly": Poly,
     "halving": Halving,
+    "linear": Linear,
+    "inverse_sqrt": InverseSqrt,
 }
 
 
