@@ -49,7 +49,7 @@ from polytask.parts.sentence_probe import (
     predicted,
     to_tensors,
 )
-from polytask.parts.text_encoders import model_folder
+from polytask.parts.text_encoders import _place as place
 from polytask.tasks import Classification, Task
 from polytask.tasks.text import Boundaries, Retrieval, Similarity, Tagging
 from polytask.training import FittedMixin, Training
@@ -102,10 +102,10 @@ class SentenceTransformers(FittedMixin):
         out: str | os.PathLike[str] | None = None,
         progress: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> Self:
-        """Fit all tasks of the suite; what the trainer writes does not stay, so ``out`` is unused."""
+        """Fit all tasks of the suite; the trainer keeps nothing, so ``out`` stays empty."""
         self.validate(suite)
         self.processor_ = Processor.fit(suite)
-        self.model_ = _opened(model_folder(self.encoder), self.max_length, self.training.device)
+        self.model_ = _opened(place(self.encoder), self.max_length, self.training.device)
         train, validation = (self.processor_.encode(suite, s) for s in ("train", "validation"))
         self.history_: list[dict[str, Any]] = []
         told = [self._told(task, train) for task in self.processor_.tasks]
@@ -126,10 +126,10 @@ class SentenceTransformers(FittedMixin):
         texts = [columns[name] for name in task.texts]
         kind = task.kind
         if isinstance(kind, Similarity) and len(texts) == 2:
-            unit = kind.unit(torch.from_numpy(target)).tolist()
+            unit = kind.scaled(torch.from_numpy(target)).tolist()
             return {"a": list(texts[0]), "b": list(texts[1]), "score": unit}
         if isinstance(kind, Retrieval):
-            return _triples(*texts, target, np.random.default_rng(self.training.seed))
+            return _triples(texts[0], texts[1], target, np.random.default_rng(self.training.seed))
         if isinstance(kind, Boundaries):
             pairs = [
                 (a, b, int(end))
@@ -171,13 +171,19 @@ class SentenceTransformers(FittedMixin):
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
         )
-        from transformers import TrainerCallback
+        from transformers import PrinterCallback, TrainerCallback
 
         class Look(TrainerCallback):  # type: ignore[misc]
             """Validation after each epoch, by our measures; stops as our loop does."""
 
             def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 control.should_training_stop = best.look(round(state.epoch) - 1)
+
+        class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
+            """The library's trainer; it writes no model card."""
+
+            def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+                pass
 
         t = self.training
         losses = {n: self._loss(self.processor_.task(n), list(s)) for n, s in sets.items()}
@@ -205,13 +211,15 @@ class SentenceTransformers(FittedMixin):
                 disable_tqdm=True,
                 dataloader_pin_memory=False,
             )
-            SentenceTransformerTrainer(
+            trainer = Trainer(
                 model=self.model_,
                 args=arguments,
                 train_dataset={n: Dataset.from_dict(s) for n, s in sets.items()},
                 loss=losses,
                 callbacks=[Look()],
-            ).train()
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors ``[n, d]`` of texts."""
@@ -282,7 +290,9 @@ class _Best:
         vectors = learner._vectors()
         probes = fit_probes(tasks, self.train, self.validation, vectors)
         kinds = {task.name: task.kind for task in tasks}
-        scores = score(kinds, self.validation, lambda b: predicted(probes, b, list(kinds), vectors))
+        scores = score(
+            kinds, self.validation, lambda b, names: predicted(probes, b, names, vectors)
+        )
         quality = float(np.mean([kinds[name].quality(s) for name, s in scores.items()]))
         seconds, self.started = time.perf_counter() - self.started, time.perf_counter()
         record = {"epoch": epoch, "validation": scores, "score": quality, "seconds": seconds}

@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.data import Batch
+from polytask.data.batch import budgeted
+from polytask.data.texts import Texts
 from polytask.errors import InputError
 from polytask.parts.frozen import FrozenHead, fit_head
+from polytask.parts.text_encoders import Pooling, TextEncoder
 from polytask.tasks import Classification, Kind, Regression, Task
 from polytask.tasks.text import Boundaries, Retrieval, Similarity, Tagging, objects
 
@@ -36,6 +39,25 @@ Columns = Mapping[str, NDArray[np.object_]]
 
 RIDGES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 _SHARES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # predicted boundaries per boundary of training
+
+
+def embed_texts(
+    encoder: TextEncoder, texts: Sequence[str], pooling: Pooling = "mean", tokens: int = 4096
+) -> NDArray[np.float32]:
+    """Vectors ``[n, width]``: texts of like lengths go through the encoder together.
+
+    Args:
+        tokens: of a batch, padding included.
+    """
+    column = Texts("texts", texts, encoder.reader)
+    order = np.argsort(-column.lengths, kind="stable")
+    sorted_, found = column.take(torch.from_numpy(order)), []
+    device = next(encoder.parameters()).device
+    with torch.inference_mode():
+        for run in budgeted(sorted_.lengths, tokens):
+            ids = sorted_[slice(run.start, run.stop)].to(device)
+            found.append(encoder.embed(ids, pooling).float().cpu().numpy())
+    return np.concatenate(found)[np.argsort(order)]
 
 
 class Vectors:
@@ -120,7 +142,7 @@ class Probe:
         kind = _head_kind(task)
         mean, std = x[known].mean(0), x[known].std(0)
         std[std == 0] = 1.0
-        scaled, unit = (x[known] - mean) / std, Task(task.name, task.target, kind)
+        scaled, unit = (x[known] - mean) / std, Task(task.name, kind)
         x_validation, counts = _features(task, validation[0], vectors)
         best, highest = None, -np.inf
         heads = [fit_head(unit, scaled, y[known], ridge) for ridge in ridges]
@@ -147,7 +169,7 @@ class Probe:
 
     def _decoded(self, x: NDArray, counts: NDArray) -> NDArray:
         assert self.head is not None
-        values = self.head.values(Task("", "", _head_kind(self.task)), x)
+        values = self.head.values(Task("", _head_kind(self.task)), x)
         kind = self.task.kind
         if isinstance(kind, Boundaries):
             # The last sentence's end is no gap, but the answer has a place for it.
