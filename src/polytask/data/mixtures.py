@@ -209,7 +209,7 @@ class RoundRobin:
     tokens: int = 0
 
     def check(self, tasks: Sequence[str]) -> None:
-        """The first phase names tasks of the suite; a suite without any of them has no such phase."""
+        """Numbers in range; a suite without the tasks of the first phase has no such phase."""
         if self.consecutive < 1 or self.rounds < 0 or self.tokens < 0:
             raise InputError(f"mixture {self}: consecutive is at least 1, the others at least 0")
         if self.rounds and not self._first:

@@ -51,7 +51,7 @@ def default_texts(kind: Kind, texts: Mapping[str, bool]) -> tuple[str, ...]:
     """The text columns a task reads unless it is told: single texts, and lists if its kind does."""
     lists = [name for name, several in texts.items() if several]
     single = [name for name, several in texts.items() if not several]
-    if not getattr(kind, "several", False):
+    if not kind.several:
         return tuple(single)
     if not lists:
         raise InputError(f"kind {kind.name!r} needs a column with a list of texts")
@@ -83,8 +83,8 @@ def check_texts(
             except InputError as error:
                 if unreadable == "refuse":
                     raise InputError(
-                        f"{_named(task)}, data row {row - first + 1}: {error}; mend it, or leave such rows out "
-                        "with unreadable='skip'"
+                        f"{_named(task)}, data row {row - first + 1}: {error}; mend it, or leave "
+                        "such rows out with unreadable='skip'"
                     ) from None
                 usable[row] = False
                 told[task.name] = told.get(task.name, 0) + 1

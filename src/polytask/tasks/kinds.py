@@ -29,12 +29,14 @@ class Kind:
     Attributes:
         dense: the answer is a map over the picture (see ``tasks.dense``), not a value per row.
         text: labels are of text (see ``tasks.text``): lists, words, scores of pairs.
+        several: the task reads a column with several texts per row.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[m.Metric, ...]]
     dense: ClassVar[bool] = False
     text: ClassVar[bool] = False
+    several: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:

@@ -42,12 +42,10 @@ class TextKind(Kind):
 
     Attributes:
         blank: pads drawn targets of rows that vary in length.
-        several: whether the task reads a column with several texts per row.
     """
 
     text: ClassVar[bool] = True
     blank: ClassVar[float] = -1
-    several: ClassVar[bool] = False
 
     def check(self, cell: Cell, texts: Texts) -> None:
         """Refuse one label that does not fit the texts of its row, in a sentence."""

@@ -1,0 +1,186 @@
+"""Text encoder: one pretrained encoder, a linear head per task.
+
+id: text_encoder
+title: Any transformers encoder with a head per task
+year: 2018
+domain: text
+source: Devlin et al., "BERT", arXiv 1810.04805; pairs apart: Reimers and Gurevych, "Sentence-BERT",
+    arXiv 1908.10084
+parts: text_encoders
+
+What users of transformers do first: fine-tune an encoder, here one for all tasks. A text, or a pair
+as one sequence ``[CLS] a [SEP] b [SEP]``, is pooled to h ``[B, d]``; a head is W dropout(h) + b.
+
+| kind | answer from |
+| --- | --- |
+| classification, regression, similarity | h |
+| similarity with ``pairs="apart"`` | (cos(u, v) + 1) / 2 |
+| span | every state of the last text: first and last token |
+| tags | the vector u_i of each text, encoded alone |
+| boundaries | [u_i; u_i+1; abs(u_i - u_i+1)] of neighbours |
+| retrieval | ``scale`` cos(query, candidate), each encoded alone |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polytask.data import Processor
+from polytask.errors import InputError
+from polytask.parts.text_encoders import Pooling, TextLearner, as_text_encoder, pool
+from polytask.tasks import Boundaries, Generation, Retrieval, Similarity, Span, Tagging, Task
+from polytask.training import MultiTaskModule, Training
+
+Found = dict[tuple[Any, ...], Tensor]
+
+
+@dataclass
+class TextEncoderLearner(TextLearner):
+    """One encoder for every task of a text suite; see the head of this file.
+
+    Attributes:
+        pooling: of the states of a sequence.
+        pairs: two texts in one sequence (``"together"``), or each alone (``"apart"``: their vectors
+            can be kept): then heads read [u; v; u v; abs(u - v)], and similarity is the cosine.
+        dropout: before the heads.
+        scale: of cosines in the loss of retrieval.
+    """
+
+    pooling: Pooling = "mean"
+    pairs: Literal["together", "apart"] = "together"
+    dropout: float = 0.1
+    scale: float = 20.0
+    training: Training = field(
+        default_factory=lambda: Training(
+            lr=5e-5,
+            batch=32,
+            epochs=3,
+            patience=3,
+            weight_decay=0.01,
+            decay="matrices",
+            schedule="linear(warmup=0.1)",
+            clip=1.0,
+        )
+    )
+    mixture: str | object = "tasks"
+
+    id: ClassVar[str] = "text_encoder"
+
+    def build(self, spec: Processor) -> TextEncoderNet:
+        return TextEncoderNet(spec, self)
+
+
+class TextEncoderNet(MultiTaskModule):
+    """The network; ``represent`` encodes every text that the asked tasks read, once."""
+
+    def __init__(self, spec: Processor, settings: TextEncoderLearner) -> None:
+        super().__init__(spec.tasks)
+        self.encoder = as_text_encoder(settings.encoder, spec.reader)
+        self.pooling, self.apart = settings.pooling, settings.pairs == "apart"
+        self.scale = settings.scale
+        self.dropout = nn.Dropout(settings.dropout)
+        self.heads = nn.ModuleDict()
+        for task in spec.tasks:
+            if isinstance(task.kind, Generation):
+                raise InputError(
+                    f"text_encoder writes no text, and {task} wants an answer in words"
+                )
+            if len(task.texts) > 2:
+                raise InputError(f"text_encoder reads one text or two, and {task} has {task.texts}")
+            self.heads[task.name] = self._head(task)
+
+    def _head(self, task: Task) -> nn.Module:
+        if isinstance(task.kind, Retrieval) or self._by_cosine(task):
+            return nn.Identity()
+        vectors = 3 if isinstance(task.kind, Boundaries) else 4 if self._parted(task) else 1
+        return nn.Linear(vectors * self.encoder.width, task.kind.outputs)
+
+    def _parted(self, task: Task) -> bool:
+        """Whether the task's two texts are encoded apart."""
+        return self.apart and len(task.texts) == 2 and not isinstance(task.kind, Span)
+
+    def _by_cosine(self, task: Task) -> bool:
+        return isinstance(task.kind, Similarity) and self._parted(task)
+
+    def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Any:
+        """What the tasks read, by columns: vectors ``[B, d]`` or ``[B, S, d]``, states of spans."""
+        found: Found = {}
+        for task in map(self.tasks.__getitem__, tasks):
+            if isinstance(task.kind, Span):
+                key: tuple[Any, ...] = ("states", *task.texts)
+                if key not in found:
+                    found[key] = self._states(inputs, task.texts)
+            elif task.kind.several or self._parted(task):
+                for name in task.texts:
+                    self._vectors(inputs, (name,), found)
+            else:
+                self._vectors(inputs, task.texts, found)
+        return found
+
+    def _vectors(self, inputs: dict[str, Tensor], names: tuple[str, ...], found: Found) -> None:
+        """Pooled states of the rows that have the text; other rows get zeros."""
+        if names in found:
+            return
+        ids = inputs[names[0]]
+        if ids.ndim == 3:
+            found[names], found["there", *names] = self.encoder.embed_each(ids, self.pooling)
+            return
+        there = (ids >= 0).any(1)
+        texts = [inputs[name] for name in names]
+        if not torch.compiler.is_exporting() and not there.all():
+            texts = [text[there] for text in texts]
+        if not len(texts[0]):
+            found[names] = torch.zeros(len(ids), self.encoder.width, device=ids.device)
+            return
+        sequence = self.encoder.sequence(*texts)
+        vectors = pool(self.encoder(sequence), sequence.mask, self.pooling)
+        if len(vectors) < len(ids):
+            blank = vectors.new_zeros(len(ids), self.encoder.width)
+            vectors = blank.index_put((there,), vectors)
+        found[names] = vectors
+
+    def _states(self, inputs: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+        """States of the last text's tokens ``[B, L, d]``; NaN past its end."""
+        ids = inputs[names[-1]]
+        sequence = self.encoder.sequence(*(inputs[name] for name in names))
+        states = self.encoder(sequence)
+        mine = sequence.second if len(names) == 2 else sequence.content
+        first = mine.long().argmax(1, keepdim=True)
+        place = torch.arange(ids.shape[1], device=ids.device)
+        kept = place < mine.sum(1, keepdim=True)
+        at = (first + place).clamp(max=states.shape[1] - 1)
+        aligned = states.gather(1, at.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        return aligned.masked_fill(~kept.unsqueeze(-1), torch.nan)
+
+    def answer(self, representation: Any, task: str) -> Tensor:
+        about, head = self.tasks[task], self.heads[task]
+        found: Found = representation
+        if isinstance(about.kind, Span):
+            states = found["states", *about.texts]
+            kept = ~torch.isnan(states[..., :1])
+            scores = head(self.dropout(torch.where(kept, states, 0.0)))
+            return scores.masked_fill(~kept, torch.finfo(scores.dtype).min)
+        if isinstance(about.kind, Retrieval):
+            query, candidates = (found[name,] for name in about.texts)
+            scores = self.scale * F.cosine_similarity(query.unsqueeze(1), candidates, dim=-1)
+            return scores.masked_fill(~found["there", about.texts[1]], torch.nan)
+        if isinstance(about.kind, Tagging | Boundaries):
+            vectors, there = found[about.texts], found["there", *about.texts]
+            if isinstance(about.kind, Tagging):
+                scores = head(self.dropout(vectors))
+                return scores.masked_fill(~there.unsqueeze(-1), torch.nan)
+            after = torch.cat([vectors[:, 1:], torch.zeros_like(vectors[:, :1])], dim=1)
+            pairs = torch.cat([vectors, after, (vectors - after).abs()], dim=-1)
+            return head(self.dropout(pairs)).squeeze(-1).masked_fill(~there, torch.nan)
+        if not self._parted(about):
+            return head(self.dropout(found[about.texts]))
+        u, v = (found[name,] for name in about.texts)
+        if self._by_cosine(about):
+            return (F.cosine_similarity(u, v, dim=-1).unsqueeze(-1) + 1) / 2
+        return head(self.dropout(torch.cat([u, v, u * v, (u - v).abs()], dim=-1)))
