@@ -40,9 +40,9 @@ from polytask.parts.text_encoders import (
     FOLDER,
     Pooling,
     TextEncoder,
-    _training_texts,
     as_reader,
     as_text_encoder,
+    training_texts,
 )
 from polytask.training import FittedMixin
 from polytask.training.learner import saved_settings
@@ -84,7 +84,7 @@ class LinearProbe(FittedMixin):
         self.validate(suite)
         started = time.perf_counter()
         self.processor_ = Processor.fit(suite)
-        texts = _training_texts(suite)
+        texts = training_texts(suite)
         self.encoder_ = _frozen(self.encoder, as_reader(self.encoder, self.max_length, texts=texts))
         train, validation = (self.processor_.encode(suite, s) for s in ("train", "validation"))
         tasks = self.processor_.tasks

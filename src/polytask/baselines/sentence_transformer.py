@@ -49,7 +49,7 @@ from polytask.parts.sentence_probe import (
     predicted,
     to_tensors,
 )
-from polytask.parts.text_encoders import _place as place
+from polytask.parts.text_encoders import encoder_folder
 from polytask.tasks import Classification, Task
 from polytask.tasks.text import Boundaries, Retrieval, Similarity, Tagging
 from polytask.training import FittedMixin, Training
@@ -105,7 +105,7 @@ class SentenceTransformers(FittedMixin):
         """Fit all tasks of the suite; the trainer keeps nothing, so ``out`` stays empty."""
         self.validate(suite)
         self.processor_ = Processor.fit(suite)
-        self.model_ = _opened(place(self.encoder), self.max_length, self.training.device)
+        self.model_ = _opened(encoder_folder(self.encoder), self.max_length, self.training.device)
         train, validation = (self.processor_.encode(suite, s) for s in ("train", "validation"))
         self.history_: list[dict[str, Any]] = []
         told = [self._told(task, train) for task in self.processor_.tasks]
