@@ -194,7 +194,7 @@ def as_text_encoder(text: str, reader: Reader | None) -> TextEncoder:
         return TextEncoder(parse_call(text, _ours(reader), "encoder"), reader)
     from transformers import MODEL_MAPPING
 
-    place = _place(text)
+    place = encoder_folder(text)
     config = _config(text, place)
     _check_tokenizer(text, config, reader)
     options: dict[str, Any] = {"config": config, "use_safetensors": True, "dtype": torch.float32}
@@ -231,7 +231,7 @@ def as_reader(
     """The tokenizer of an encoder; for one of ours it is learned from ``texts``."""
     if _is_ours(text):
         return Subwords.learned(texts, longest, vocabulary)
-    place = _place(text)
+    place = encoder_folder(text)
     reach = getattr(_config(text, place), "max_position_embeddings", None) or longest
     return Subwords.from_folder(place, min(longest, reach))
 
@@ -253,7 +253,7 @@ class TextLearner(NeuralLearner):
     reads: ClassVar[tuple[str, ...]] = ("text",)
 
     def reader(self, suite: Suite) -> Reader | None:
-        return as_reader(self.encoder, self.max_length, self.vocabulary, _training_texts(suite))
+        return as_reader(self.encoder, self.max_length, self.vocabulary, training_texts(suite))
 
     def save_pretrained(self, folder: Any) -> None:
         """As every learner; the encoder lies in ``encoder/``, as transformers saves it."""
@@ -304,7 +304,7 @@ class TextLearner(NeuralLearner):
         return learner
 
 
-def _training_texts(suite: Suite) -> Iterator[str]:
+def training_texts(suite: Suite) -> Iterator[str]:
     """Every text of the training rows, for a tokenizer to learn from."""
     for name, several in suite.texts.items():
         for cell in suite.splits["train"].data.column(name).to_pylist():
@@ -353,7 +353,7 @@ def _is_ours(text: str) -> bool:
     return text.partition("(")[0].strip() in _NAMES and not Path(text).is_dir()
 
 
-def _place(text: str) -> str:
+def encoder_folder(text: str) -> str:
     """Folder or hub name of an encoder."""
     if text != "minilm":
         return text
