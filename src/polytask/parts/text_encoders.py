@@ -89,7 +89,9 @@ class TextEncoder(nn.Module):
             first = torch.minimum(sizes[0], fair)
             sizes = [first, torch.minimum(sizes[1], room - first)]
         rows, device = len(a), a.device
-        length = int(torch.stack(sizes).sum(0).max()) + template.size if rows else template.size
+        length = sum(t.shape[1] for t in (a, b) if t is not None) + template.size
+        if not torch.compiler.is_exporting():  # a graph's shapes do not follow its values
+            length = max([0, *torch.stack(sizes).sum(0).tolist()]) + template.size
         place = torch.arange(length, device=device).expand(rows, -1)
         ids = torch.full((rows, length), self.reader.pad, device=device)
         types = torch.zeros_like(ids)
@@ -141,6 +143,9 @@ class TextEncoder(nn.Module):
         Each text is encoded alone; a place without a text gets zeros.
         """
         there = (ids >= 0).any(-1)
+        if torch.compiler.is_exporting():
+            flat = self.embed(ids.flatten(0, 1), pooling)
+            return flat.unflatten(0, ids.shape[:2]) * there.unsqueeze(-1), there
         if not there.any():
             return torch.zeros(*there.shape, self.width, device=ids.device), there
         vectors = self.embed(ids[there], pooling)
@@ -320,7 +325,7 @@ def _bert(
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=len(reader),
+        vocab_size=reader.tokens,
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
@@ -377,7 +382,7 @@ def _config(text: str, place: str) -> Any:
 
 def _check_tokenizer(text: str, config: Any, reader: Subwords) -> None:
     """Refuse a tokenizer whose ids mean something else to the weights."""
-    known, used = config.vocab_size, len(reader)
+    known, used = config.vocab_size, reader.tokens
     if used > known or known - used > _SPARE:
         raise InputError(
             f"encoder {text!r}: its tokenizer has {used:,} tokens and its weights {known:,}; they "
