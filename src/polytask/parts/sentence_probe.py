@@ -42,12 +42,13 @@ _SHARES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # predicted boundaries per boundary 
 
 
 def embed_texts(
-    encoder: TextEncoder, texts: Sequence[str], pooling: Pooling = "mean", tokens: int = 4096
+    encoder: TextEncoder, texts: Sequence[str], pooling: Pooling = "mean", tokens: int = 1024
 ) -> NDArray[np.float32]:
     """Vectors ``[n, width]``: texts of like lengths go through the encoder together.
 
     Args:
-        tokens: of a batch, padding included.
+        tokens: of a batch, padding included. A processor's caches like few; an accelerator likes
+            ten times as many.
     """
     column = Texts("texts", texts, encoder.reader)
     order = np.argsort(-column.lengths, kind="stable")
