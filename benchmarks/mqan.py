@@ -504,7 +504,7 @@ def on_joint(e: Evidence) -> Iterator[Claim]:
     seeds = joint.keys() & single.keys()
     if len(seeds) >= 3:
         yield say(
-            "one network is within 3 points of four that are trained apart, at equal updates a task",
+            "one network is within 3 points of four trained apart, at equal updates a task",
             "586.1 single, 562.7 joint, over ten tasks",
             f"joint {figures(joint, SYNTHETIC)}; single {figures(single, SYNTHETIC)}",
             "joint >= single - 3 on each",
