@@ -24,6 +24,7 @@ from polytask.data import Batch, Processor
 from polytask.testing import (
     check_system,
     mixed_suite,
+    pair_suite,
     photograph_suite,
     picture_suite,
     signal_suite,
@@ -50,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "unet": {"features": (4, 4, 8, 8, 8, 4)},
     "sleep_vit": {"patch": 6, "width": 16, "depth": 2, "heads": 2, "ff": 16, "dense": 8},
     "cnn1d": {},
+    "text_encoder": {"encoder": "bert(width=16, depth=1, heads=2)", "vocabulary": 200},
     "lightgbm": {"rounds": 5},
     "xgboost": {"rounds": 5},
 }
@@ -68,6 +70,7 @@ SUITES = {
     "unet": partial(photograph_suite, size=32),
     "sleep_vit": signal_suite,
     "cnn1d": signal_suite,
+    "text_encoder": pair_suite,
 }
 # Learner that cannot have the whole mixed suite -> the tasks it can, and why.
 FEWER_TASKS = {

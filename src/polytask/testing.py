@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from polytask.catalogue import load_system
 from polytask.config import from_dict, to_dict
 from polytask.data import Batch, Processor, Suite
+from polytask.data.texts import Ragged, Texts
 from polytask.errors import InputError
 
 Outputs = Mapping[str, NDArray]
@@ -49,7 +50,8 @@ def check_system(system: str | type, *, suite: Suite | None = None, **settings: 
     Args:
         system: id in the catalogue, or a class.
         suite: what it is fitted on; ``mixed_suite()`` unless given. There are ``picture_suite()``
-            (arrays), ``photograph_suite()`` (pictures with maps) and ``signal_suite()``.
+            (arrays), ``photograph_suite()`` (pictures with maps), ``signal_suite()``, and of text
+            ``pair_suite()``, ``document_suite()``, ``question_suite()`` and ``search_suite()``.
         settings: constructor arguments that make it tiny; a ``training`` that is not given gets
             two epochs of small batches.
     """
@@ -151,6 +153,112 @@ def signal_suite(rows: int = 60, samples: int = 48) -> Suite:
     return Suite.from_table(table, ["pitch", "loud", "level"], name="signals")
 
 
+_THINGS = {"cat": "animal", "horse": "animal", "oak": "plant", "rose": "plant"}
+_DEEDS = ("runs", "sleeps", "waits", "stands")
+_PLACES = ("near the river", "behind the barn", "under a tree", "on the old road")
+
+
+def pair_suite(rows: int = 60) -> Suite:
+    """Pairs of sentences: how alike, the same thing or not, how the second relates; with gaps."""
+    rng = np.random.default_rng(0)
+    a, b = _sentences(rows, rng), _sentences(rows, rng)
+    shared = [sum(x == y for x, y in zip(p, q, strict=True)) for p, q in zip(a, b, strict=True)]
+    same = [x[0] == y[0] for x, y in zip(a, b, strict=True)]
+    kin = [_kin(x, y) for x, y in zip(a, b, strict=True)]
+    table = {
+        "first": [" ".join(words) for words in a],
+        "second": [" ".join(words) for words in b],
+        "alike": pa.array([float(n) for n in shared], mask=rng.random(rows) < 0.2),
+        "same": pa.array(same, mask=rng.random(rows) < 0.2),
+        "relation": np.array(["other", "kin", "same"])[np.add(kin, same, dtype=int)],
+    }
+    kinds = {"alike": "similarity", "same": "classification", "relation": "classification"}
+    return Suite.from_table(table, kinds, inputs={"first": "text", "second": "text"}, name="pairs")
+
+
+def document_suite(rows: int = 40) -> Suite:
+    """Documents of sentences: where a section ends, and what each sentence is about."""
+    rng = np.random.default_rng(0)
+    sentences, sections, topics = [], [], []
+    for _ in range(rows):
+        things = rng.permutation(list(_THINGS))[: rng.integers(2, 4)]
+        sizes = rng.integers(2, 4, len(things))
+        about = [thing for thing, size in zip(things, sizes, strict=True) for _ in range(size)]
+        sentences.append([f"the {t} {' '.join(_sentence(rng)[1:])}" for t in about])
+        sections.append([i for i, size in enumerate(sizes) for _ in range(size)])
+        topics.append([_THINGS[t] if rng.random() < 0.8 else None for t in about])
+    table = {"sentences": sentences, "sections": sections, "topics": topics}
+    kinds = {"sections": "boundaries", "topics": "tags"}
+    return Suite.from_table(table, kinds, inputs={"sentences": "text"}, name="documents")
+
+
+def question_suite(rows: int = 60) -> Suite:
+    """Of a sentence: where it happens (a span), what is done (words), the sort of thing."""
+    rng = np.random.default_rng(0)
+    told = _sentences(rows, rng)
+    story = [" ".join(words) for words in told]
+    tables = {
+        "where": {
+            "source": {
+                "question": ["where is it?"] * rows,
+                "context": story,
+                "answer": [words[2] for words in told],
+            },
+            "kind": "span",
+        },
+        "deed": {
+            "source": {
+                "question": ["what does it do?"] * rows,
+                "context": story,
+                "answer": [words[1] for words in told],
+            },
+            "kind": "generation",
+            "tokens": 4,
+        },
+        "sort": {"text": story, "label": [_THINGS[words[0].split()[1]] for words in told]},
+    }
+    return Suite.from_tasks(tables, name="questions")
+
+
+def search_suite(rows: int = 60) -> Suite:
+    """Queries with candidates that answer them or not, and pairs of sentences with a score."""
+    rng = np.random.default_rng(0)
+    told = _sentences(rows, rng)
+    others = [[" ".join(w) for w in _sentences(3, rng) if w[0] != mine[0]] for mine in told]
+    pairs = pair_suite(rows)
+    whole = pa.concat_tables([pairs.table(split) for split in pairs.splits])
+    scored = whole.filter(pc.is_valid(whole["alike"]))
+    tables = {
+        "finds": {
+            "query": [words[0] for words in told],
+            "positive": [" ".join(words) for words in told],
+            "negatives": others,
+        },
+        "alike": {
+            "source": scored,
+            "texts": ("first", "second"),
+            "target": "alike",
+            "kind": "similarity",
+            "low": 0.0,
+            "high": 3.0,
+        },
+    }
+    return Suite.from_tasks(tables, name="search")
+
+
+def _sentence(rng: np.random.Generator) -> tuple[str, str, str]:
+    thing, deed, place = (str(rng.choice(words)) for words in (list(_THINGS), _DEEDS, _PLACES))
+    return f"the {thing}", deed, place
+
+
+def _sentences(rows: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    return [_sentence(rng) for _ in range(rows)]
+
+
+def _kin(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    return _THINGS[a[0].split()[1]] == _THINGS[b[0].split()[1]]
+
+
 @dataclass
 class _Trial:
     """A learner's class, what it is tried on, and the fit that most promises start from."""
@@ -183,7 +291,12 @@ class _Trial:
 
     @cached_property
     def processor(self) -> Processor:
-        return Processor.fit(self.suite)
+        learner = self.new()
+        return Processor.fit(self.suite, learner.reader(self.suite) if self.reads_text else None)
+
+    @property
+    def reads_text(self) -> bool:
+        return bool(self.suite.texts) and hasattr(self.cls, "reader")
 
 
 class _NotAskedError(Exception):
@@ -218,6 +331,8 @@ def _builds(trial: _Trial) -> str:
     if not hasattr(default, "build"):
         return "constructed; it has no network"
     # No memory is taken: a network of paper scale need not fit here to be counted.
+    if trial.reads_text and hasattr(default, "encoder"):
+        default = replace(default, encoder="bert_base")  # weights of the hub need not be here
     with torch.device("meta"):
         size = sum(p.numel() for p in default.build(trial.processor).parameters())
     _hold(size > 0, "the network has no parameters")
@@ -228,6 +343,12 @@ def _fits(trial: _Trial) -> str:
     _hold(tuple(trial.first) == trial.suite.task_names, f"it predicts {tuple(trial.first)}")
     for name, values in trial.first.items():
         kind = trial.processor.task(name).kind
+        if values.dtype == object:
+            _hold(len(values) == trial.rows.num_rows, f"{name!r} has {len(values)} answers")
+            numbers = [v for v in values if not isinstance(v, str)]
+            finite = all(np.isfinite(v).all() for v in numbers)
+            _hold(finite, f"{name!r} has predictions that are not finite")
+            continue
         classes = 0 if kind.dense else len(getattr(kind, "classes", ()))
         answer: tuple[int, ...] = (classes,) if classes else ()
         if kind.dense:
@@ -247,7 +368,7 @@ def _repeats(trial: _Trial) -> str:
 
 def _heeds_the_seed(trial: _Trial) -> str:
     other = trial.outputs(seed=1)
-    alike = [n for n in other if np.array_equal(other[n], trial.first[n])]
+    alike = [n for n in other if _equal(other[n], trial.first[n])]
     _hold(len(alike) < len(other), "another seed changes nothing")
     return "another seed, another model"
 
@@ -265,6 +386,10 @@ def _answers_one(trial: _Trial) -> str:
     _same({name: trial.first[name]}, trial.fitted.predict(trial.rows, [name]), "asked for one task")
     part = trial.fitted.predict(trial.rows.slice(0, 3))
     for task, values in part.items():
+        if values.dtype == object:
+            near = all(map(_near, values, trial.first[task][:3]))
+            _hold(near, f"{task!r}: a row's answer depends on the rows beside it")
+            continue
         if trial.processor.task(task).kind.dense and values.dtype.kind == "u":
             same = float((values == trial.first[task][:3]).mean())
             _hold(same > 0.99, f"{task!r}: a picture's classes depend on the pictures beside it")
@@ -279,7 +404,8 @@ def _fits_one(trial: _Trial) -> str:
     name = trial.suite.task_names[0]
     alone = trial.new().fit(trial.suite.only(name)).predict(trial.rows)
     _hold(tuple(alone) == (name,), f"fitted on {name!r} alone it predicts {tuple(alone)}")
-    _hold(bool(np.isfinite(alone[name]).all()), f"{name!r} alone: predictions are not finite")
+    finite = alone[name].dtype == object or bool(np.isfinite(alone[name]).all())
+    _hold(finite, f"{name!r} alone: predictions are not finite")
     return f"fitted on {name!r} alone"
 
 
@@ -299,6 +425,9 @@ def _masks(trial: _Trial) -> str:
         batch = encode(self, suite, split)
         targets = {}
         for task, values in batch.targets.items():
+            if isinstance(values, Ragged | Texts):
+                targets[task] = values  # empty where there is no label
+                continue
             values = values[:]  # maps are read here
             mask = batch.masks[task].view(-1, *[1] * (values.ndim - 1))
             targets[task] = torch.where(mask, values, _other_placeholder(values))
@@ -315,12 +444,15 @@ def _other_placeholder(values: torch.Tensor) -> torch.Tensor:
 
 def _refuses_rows(trial: _Trial) -> str:
     processor = trial.processor
-    name = next(iter({**processor.numeric, **processor.arrays, **processor.pictures}))
+    readable = {**processor.numeric, **processor.arrays, **processor.pictures, **processor.texts}
+    name = next(iter(readable))
     at = trial.rows.column_names.index(name)
-    text = trial.rows.set_column(at, name, pa.array(["many"] * trial.rows.num_rows))
+    wrong = pa.array([7 if name in processor.texts else "many"] * trial.rows.num_rows)
+    other = trial.rows.set_column(at, name, wrong)
+    asked = [t.name for t in processor.tasks if not t.texts or name in t.texts]
     cases = [
-        (lambda: trial.fitted.predict(trial.rows.drop_columns([name])), [name]),
-        (lambda: trial.fitted.predict(text), [name]),
+        (lambda: trial.fitted.predict(trial.rows.drop_columns([name]), asked), [name]),
+        (lambda: trial.fitted.predict(other), [name]),
         (lambda: trial.fitted.predict(trial.rows, ["no_such_task"]), ["no_such_task"]),
         (lambda: trial.new().predict(trial.rows), ["fit"]),
     ]
@@ -375,9 +507,21 @@ _PROMISES: dict[str, Callable[[_Trial], str]] = {
 
 def _same(first: Outputs, second: Outputs, what: str) -> None:
     for name, values in first.items():
-        if not np.array_equal(values, second[name]):
+        if values.dtype == object:
+            _hold(_equal(values, second[name]), f"{what} differs on {name!r}")
+        elif not _equal(values, second[name]):
             gap = np.abs(np.asarray(values) - second[name]).max()
             raise _BrokenError(f"{what} differs on {name!r} by up to {gap:.3g}")
+
+
+def _equal(a: NDArray, b: NDArray) -> bool:
+    if a.dtype == object:  # words, or an array a row
+        return all(map(np.array_equal, a, b))
+    return np.array_equal(a, b)
+
+
+def _near(a: Any, b: Any) -> bool:
+    return a == b if isinstance(a, str) else np.allclose(a, b, rtol=0, atol=1e-4)
 
 
 @contextmanager

@@ -196,8 +196,6 @@ class Processor:
             tasks: what will be asked of the rows; text columns that only others read may be absent.
         """
         table = self.table(source)
-        if table.num_rows == 0:
-            raise InputError("there are no rows to predict")
         columns = _derived(table, self.input_names)
         needed = {c for t in self.tasks if tasks is None or t.name in tasks for c in t.texts}
         for name in self.input_names:
@@ -207,6 +205,8 @@ class Processor:
                 columns[name] = pa.chunked_array([pa.nulls(table.num_rows)])
                 continue
             raise InputError(f"input column {name!r} is missing{nearest(name, table.column_names)}")
+        if table.num_rows == 0:
+            raise InputError("there are no rows to predict")
         return Batch(self._encode(columns), {}, {})
 
     def answerable(self, source: Any) -> tuple[str, ...]:

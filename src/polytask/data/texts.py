@@ -22,6 +22,7 @@ from polytask.errors import InputError
 from polytask.tasks.text import objects
 
 _AT_ONCE = 4096  # texts per call of a tokenizer
+_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class Reader(Protocol):
@@ -29,9 +30,13 @@ class Reader(Protocol):
 
     Attributes:
         limit: tokens of one text that the network can read; the rest is cut.
+        tokens: how many different ones there are.
     """
 
     limit: int
+
+    @property
+    def tokens(self) -> int: ...
 
     def ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each whole text, without special tokens."""
@@ -235,7 +240,8 @@ class Subwords:
         if self.limit < 1:
             raise InputError(f"max_length={longest} leaves no room for text beside special tokens")
 
-    def __len__(self) -> int:
+    @property
+    def tokens(self) -> int:
         return len(self.tokenizer)
 
     def _template(self, *texts: str) -> Template:
@@ -299,10 +305,16 @@ class Subwords:
         from transformers import BertTokenizer
 
         trained = BertWordPieceTokenizer(lowercase=True)
+        heard = list(texts)
+        signs = {sign for text in heard for sign in trained.normalize(text) if not sign.isspace()}
+        # Ties between merges go by the numbers of their parts. Told beforehand, these do not depend
+        # on the order of a hash table, and equal texts make equal tokenizers.
+        parts = [*_SPECIALS, *(f"##{sign}" for sign in sorted(signs))]
         trained.train_from_iterator(
-            texts, vocab_size=vocabulary, min_frequency=1, show_progress=False
+            heard, vocabulary, min_frequency=1, special_tokens=parts, show_progress=False
         )
-        return cls(BertTokenizer(tokenizer_object=trained._tokenizer), longest)
+        whole = BertWordPieceTokenizer(trained.get_vocab(), lowercase=True)
+        return cls(BertTokenizer(tokenizer_object=whole._tokenizer), longest)
 
 
 def reader_from_dict(data: dict[str, Any] | None) -> Reader | None:
