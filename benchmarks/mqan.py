@@ -34,7 +34,6 @@ from polytask.tasks import Generation, Span
 from polytask.tasks.decathlon import joint_goals
 from polytask.training import Training
 
-COMMAND = "python benchmarks/mqan.py"
 SEEDS = (0, 1, 2)
 
 # -- the synthetic suite ---------------------------------------------------------------------------
@@ -427,8 +426,9 @@ def said(
     system: str, claim: str, paper: str, measured: str, relation: str, holds: bool, seeds: Any
 ) -> Claim:
     reason = "" if holds else next((why for key, why in REASONS.items() if key in claim), "")
+    command = f"python benchmarks/{system}.py"
     return Claim(
-        system, claim, paper, measured, relation, bool(holds), tuple(sorted(seeds)), COMMAND, reason
+        system, claim, paper, measured, relation, bool(holds), tuple(sorted(seeds)), command, reason
     )
 
 

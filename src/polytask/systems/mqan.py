@@ -30,7 +30,8 @@ Differs from the paper:
      answer never contains ``<unk>``.
  (7) AdamW without weight decay is Adam. CoVe is left out; ``mqan_encoder`` reads with a pretrained
      encoder instead.
- (8) S2S reads context and question as one text with two BiLSTMs, and its LSTM decodes alone.
+ (8) The token budget of a batch counts the texts' tokens, not max(context, 5 answer).
+ (9) S2S reads context and question as one text with two BiLSTMs, and its LSTM decodes alone.
 """
 
 from __future__ import annotations
