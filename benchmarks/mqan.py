@@ -39,7 +39,7 @@ SEEDS = (0, 1, 2)
 # -- the synthetic suite ---------------------------------------------------------------------------
 
 SYNTHETIC = ("lookup", "choice", "mapping", "query")
-UPDATES = 600  # per task
+UPDATES = 750  # per task
 SIZE = 48
 EPOCHS = 6
 FIRST = 300  # updates on the slow task alone, out of the same total

@@ -63,7 +63,7 @@ class FrozenVectors(nn.Module):
         self.register_buffer("table", torch.zeros(0, reader.width), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        if len(self.table) < len(self.reader):
+        if len(self.table) < self.reader.tokens:
             new = torch.from_numpy(self.reader.vectors(len(self.table)))
             self.table = torch.cat([self.table, new.to(self.table)])
         return self.table[ids.clamp(min=0)]
