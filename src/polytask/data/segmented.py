@@ -333,8 +333,9 @@ class Articles:
                 section += [number] * count
                 topics += [f"topic {topic:02d}"] * count
                 topic = int(rng.choice(self.topics, p=chain[topic]))
-            for name, cell in zip(columns, (texts, section, topics), strict=True):
-                columns[name].append(cell)
+            columns["sentences"].append(texts)
+            columns["section"].append(section)
+            columns["topic"].append(topics)
         return columns
 
     def _sentence(self, frequency: NDArray, names: Sequence[int], rng: np.random.Generator) -> str:

@@ -148,9 +148,9 @@ class TopicNet(MultiTaskModule):
         a, b, c = config.weights
         names = {self.boundaries: a, self.tags: b, NSP: c}
         self.weights = {name: weight for name, weight in names.items() if name}
-        tau = 0.5 if config.threshold == "tune" else config.threshold
-        self.register_buffer("offset", torch.logit(torch.tensor(float(tau))))
-        if self.boundaries and config.threshold == "tune":
+        tau = 0.5 if config.threshold is None else config.threshold
+        self.register_buffer("offset", torch.logit(torch.tensor(tau)))
+        if self.boundaries and config.threshold is None:
             task = self.tasks[self.boundaries]
             self.tasks[self.boundaries] = replace(task, kind=AtBestThreshold())
 
@@ -305,7 +305,7 @@ class AtBestThreshold(Boundaries):
         return {metric.name: metric.compute(wanted, given) for metric in self.metrics}
 
 
-def best_threshold(wanted: Sequence[NDArray], chances: Sequence[NDArray], tried: int = 40) -> float:
+def best_threshold(wanted: Iterable[NDArray], chances: Iterable[NDArray], tried: int = 40) -> float:
     """The threshold of least P_k (per document) among quantiles of all chances.
 
     Args:
@@ -313,8 +313,9 @@ def best_threshold(wanted: Sequence[NDArray], chances: Sequence[NDArray], tried:
         chances: chance of each gap.
         tried: quantiles, from that of twice the true rate of boundaries to that of a quarter of it.
     """
-    everything = np.concatenate(list(chances))
-    rate = float(np.mean(np.concatenate(list(wanted)))) if len(everything) else 0.0
+    wanted, chances = list(wanted), list(chances)
+    everything = np.concatenate(chances)
+    rate = float(np.mean(np.concatenate(wanted))) if len(everything) else 0.0
     if not 0 < rate < 1:
         return 0.5
     shares = np.linspace(max(0.0, 1 - 2 * rate), 1 - rate / 4, tried)
@@ -426,7 +427,7 @@ class TopicSeg(TextLearner):
         window: sentences on each side of a gap.
         same, reach: how pairs that are not adjacent are drawn, see ``mined``.
         stretch: sentences of a training row; None: a row is one pair.
-        threshold: tau, or "tune": lowest P_k on validation.
+        threshold: tau; None: that of the lowest P_k on validation.
         dropout: before the heads.
         training: ``batch`` counts pairs, or stretches.
     """
@@ -443,7 +444,7 @@ class TopicSeg(TextLearner):
     same: float = 0.5
     reach: int | None = None
     stretch: int | None = None
-    threshold: float | Literal["tune"] = "tune"
+    threshold: float | None = None
     dropout: float = 0.1
     training: Training = field(
         default_factory=lambda: Training(lr=2e-5, weight_decay=0.01, batch=32, epochs=4, patience=4)
@@ -462,7 +463,7 @@ class TopicSeg(TextLearner):
             raise InputError(
                 "topic_seg: weights are three numbers of 0 or more, of STP, TC and NSP"
             )
-        if self.threshold != "tune" and not 0 < self.threshold < 1:
+        if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"topic_seg: threshold lies between 0 and 1, not at {self.threshold}")
         for name, least in (("window", 1), ("stretch", 2), ("reach", 2)):
             value = getattr(self, name)
@@ -492,7 +493,7 @@ class TopicSeg(TextLearner):
     def learn(self, module: MultiTaskModule, suite: Suite, **how: Any) -> State:
         state = super().learn(module, suite, **how)
         assert isinstance(module, TopicNet)
-        if module.boundaries and self.threshold == "tune":
+        if module.boundaries and self.threshold is None:
             self._tune(module, self.processor_.encode(suite, "validation"))
         return state
 
@@ -511,7 +512,7 @@ class TopicSeg(TextLearner):
     @property
     def threshold_(self) -> float:
         """Tau: P(different sections) above it is a boundary."""
-        return float(torch.sigmoid(self.module_.offset))
+        return float(torch.sigmoid(self.module_.get_buffer("offset")))
 
     def segment(
         self,
@@ -533,6 +534,11 @@ class TopicSeg(TextLearner):
         if isinstance(documents, str):
             raise InputError("segment takes a list of documents; put this one into a list")
         split = [sentences_of(d) if isinstance(d, str) else list(d) for d in documents]
+        for number, texts in enumerate(split, 1):
+            if not texts:
+                raise InputError(f"document {number} has no sentence")
+            if not all(text and text.strip() for text in texts):
+                raise InputError(f"document {number} has a sentence without text")
         found = self.predict({self.processor_.input_names[0]: split})
         classes = self.processor_.task(tags).kind.classes if tags else ()  # type: ignore[attr-defined]
         rows = []
