@@ -26,11 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from harness import Record, write_claims
+from harness import Record, spread, write_claims
 from numpy.typing import NDArray
 from tables import MissingDataError
 
 from polytask.baselines.texttiling import tiled
+from polytask.comparing.claims import Claim
 from polytask.data import ColumnSplit, Processor, Suite
 from polytask.data.segmented import Articles
 from polytask.parts.text_encoders import as_reader, as_text_encoder
@@ -440,5 +441,254 @@ def run() -> None:
     write_claims("topic_seg", claims())
 
 
+# -- claims ----------------------------------------------------------------------------------------
+
+
+def values(record: Record, data: str, metric: str, **row: str) -> dict[int, float]:
+    """Seed -> figure of one row (``way=`` or ``rival=``) on a set."""
+    cells = record.select(data=data, **row)
+    return {c["settings"]["seed"]: c["result"][metric] for c in cells if metric in c["result"]}
+
+
+def paired(
+    one: dict[int, float], other: dict[int, float]
+) -> tuple[tuple[int, ...], list[float], list[float]]:
+    """Seeds of both and their figures; a rival without seeds stands beside every seed."""
+    if len(other) == 1 and len(one) > 1:
+        other = dict.fromkeys(one, next(iter(other.values())))
+    seeds = tuple(sorted(set(one) & set(other)))
+    return seeds, [one[s] for s in seeds], [other[s] for s in seeds]
+
+
+def judged(
+    claim: str,
+    relation: str,
+    one: dict[int, float],
+    other: dict[int, float],
+    holds: Callable[[float, float], bool],
+    paper: str = "",
+) -> list[Claim]:
+    """A claim about the means of two rows over the seeds that both have; none without any."""
+    seeds, a, b = paired(one, other)
+    if not seeds:
+        return []
+    told = holds(fmean(a), fmean(b))
+    reason = next((why for key, why in REASONS.items() if key in claim), "")
+    return [
+        Claim(
+            system="topic_seg",
+            claim=claim,
+            paper=paper,
+            measured=f"{spread(a, 1)} against {spread(b, 1)}",
+            relation=relation,
+            holds=told,
+            seeds=seeds,
+            command=COMMAND,
+            reason="" if told else reason,
+        )
+    ]
+
+
+def less(a: float, b: float) -> bool:
+    return a < b
+
+
+def claims() -> list[Claim]:
+    """What the sheet and the paper say, judged on the record."""
+    record = Record("topic_seg")
+    found: list[Claim] = []
+    for train, gain, cost in ((60, 0.15, 3.0), (300, 0.05, 1.0)):
+        data = f"articles {train}"
+
+        def p(data: str = data, **row: str) -> dict[int, float]:
+            return values(record, data, "pk", **row)
+
+        def tc(way: str, data: str = data) -> dict[int, float]:
+            return values(record, data, "accuracy", way=way)
+
+        found += judged(
+            f"STP alone beats guessing at the true rate ({data})",
+            "P_k STP < random",
+            p(way="stp"),
+            p(rival="random"),
+            less,
+        )
+        found += judged(
+            f"TC helps STP where data are few ({data})",
+            f"P_k STP+TC <= {1 - gain:.2f} P_k STP",
+            p(way="stp+tc"),
+            p(way="stp"),
+            lambda a, b, gain=gain: a <= (1 - gain) * b,  # type: ignore[misc]
+        )
+        for more, fewer in ((ALL, "stp+tc"), ("stp+nsp", "stp")):
+            found += judged(
+                f"NSP beside {fewer.upper()} is neutral ({data})",
+                "P_k within 0.5 points",
+                p(way=more),
+                p(way=fewer),
+                lambda a, b: abs(a - b) <= 0.5,
+            )
+        found += judged(
+            f"learning all three costs TC little ({data})",
+            f"accuracy of all three >= TC alone - {cost:g}",
+            tc(ALL),
+            tc("tc"),
+            lambda a, b, cost=cost: a >= b - cost,  # type: ignore[misc]
+        )
+    data = "articles 60"
+    siamese = values(record, data, "pk", way=ALL)
+    for set_, model in ((data, "one small layer"), ("elements", "MiniLM")):
+        for cell in record.select(data=set_, time=True):
+            r = cell["result"]
+            found.append(
+                Claim(
+                    system="topic_seg",
+                    claim=f"a siamese encoder is faster than a cross-encoder ({model})",
+                    paper="",
+                    measured=f"{1e3 * r['siamese']:.0f} ms against {1e3 * r['joint']:.0f} ms per "
+                    f"document of {r['sentences']:.0f} sentences, in turns: {r['ratio']:.2f}",
+                    relation="seconds per document <= 0.6 of the cross-encoder's",
+                    holds=r["ratio"] <= 0.6,
+                    seeds=(0,),
+                    command=COMMAND,
+                    reason="" if r["ratio"] <= 0.6 else REASONS["faster"],
+                )
+            )
+    for set_ in (data, "elements"):
+        found += judged(
+            f"a siamese encoder segments as well as a cross-encoder ({set_})",
+            "P_k within 1 point, or lower",
+            values(record, set_, "pk", way=ALL),
+            values(record, set_, "pk", way="joint"),
+            lambda a, b: a <= b + 1,
+        )
+    found += judged(
+        f"four sentences on each side are no better than one ({data})",
+        "P_k of four >= P_k of one - 0.5",
+        values(record, data, "pk", way="window 4"),
+        siamese,
+        lambda a, b: a >= b - 0.5,
+        paper="more context is not better (abstract)",
+    )
+    for domain in DOMAINS:
+        everything = values(record, domain, "pk", way=ALL)
+        alone = {way: values(record, domain, "pk", way=way) for way in SETS}
+        found += judged(
+            f"all three losses segment better than STP alone ({domain})",
+            "P_k of all three < P_k of STP",
+            everything,
+            alone["stp"],
+            less,
+            paper="all three tasks improve when combined (abstract)",
+        )
+        found += judged(
+            f"all three losses name topics better than TC alone ({domain})",
+            "accuracy of all three > TC alone",
+            values(record, domain, "accuracy", way=ALL),
+            values(record, domain, "accuracy", way="tc"),
+            lambda a, b: a > b,
+            paper="all three tasks improve when combined (abstract)",
+        )
+        if all(len(found_) == len(SEEDS) for found_ in alone.values()):
+            best = min((way for way in SETS if way != ALL), key=lambda w: fmean(alone[w].values()))
+            found += judged(
+                f"all three losses are the best of the seven sets ({domain})",
+                f"P_k of all three <= best other set ({best})",
+                everything,
+                alone[best],
+                lambda a, b: a <= b,
+                paper="three heads best (abstract)",
+            )
+        for rival in ("random", "texttiling", "dips", "probe"):
+            found += judged(
+                f"all three losses beat {NAMES[rival]} ({domain})",
+                "P_k lower",
+                everything,
+                values(record, domain, "pk", rival=rival),
+                less,
+            )
+        found += judged(
+            f"all three losses name topics better than a probe of frozen MiniLM ({domain})",
+            "accuracy higher",
+            values(record, domain, "accuracy", way=ALL),
+            values(record, domain, "accuracy", rival="probe"),
+            lambda a, b: a > b,
+        )
+    return found
+
+
+# Why a claim does not hold, where it does not: the first key that its sentence contains.
+REASONS: dict[str, str] = {"faster": ""}
+
+NAMES = {
+    "no boundary": "no boundary",
+    "all boundaries": "a boundary at every gap",
+    "random": "boundaries drawn at the true rate",
+    "texttiling": "TextTiling (nltk)",
+    "dips": "dips of the cosine of frozen MiniLM",
+    "probe": "logistic regressions on frozen MiniLM",
+    "joint": "stp+tc+nsp, cross-encoder",
+    "window 4": "stp+tc+nsp, 4 sentences a side",
+    "uw": "stp+tc+nsp, uncertainty weighting",
+}
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+_TITLES = {
+    "articles 60": "60 synthetic articles",
+    "articles 300": "300 synthetic articles",
+    "elements": "Wikipedia, chemical elements (MiniLM)",
+    "animals": "Wikipedia, animals (MiniLM)",
+}
+
+
+def table() -> str:
+    """The record as Markdown."""
+    record = Record("topic_seg")
+    parts = [part for data in SETTINGS if (part := table_of(record, data))]
+    return "\n\n".join([*parts, *table_of_time(record)])
+
+
+def table_of(record: Record, data: str) -> str:
+    metrics = ["pk", "pk joined", "windowdiff", "boundary f1", "accuracy"]
+    head = ["way", "P_k", "P_k joined", "WindowDiff", "boundary F1", "topics", "P_k on Choi"]
+    if data not in DOMAINS:
+        head.pop()
+    lines = []
+    rows = [{"way": way} for way in WAYS] + [{"rival": rival} for rival in RIVALS]
+    for row in rows:
+        name = next(iter(row.values()))
+        cells = [list(values(record, data, m, **row).values()) for m in metrics]
+        if not cells[0]:
+            continue
+        if data in DOMAINS:
+            choi_ = values(record, data, "choi", **row).values()
+            cells.append([found["pk"] for found in choi_])  # type: ignore[index]
+        shown = [(spread(c, 1) if len(c) > 1 else f"{c[0]:.1f}") if c else "" for c in cells]
+        lines.append("| " + " | ".join([NAMES.get(name, name), *shown]) + " |")
+    if not lines:
+        return ""
+    title = [f"**{_TITLES[data]}**", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join([*title, *lines])
+
+
+def table_of_time(record: Record) -> list[str]:
+    lines = []
+    for data, model in (("articles 60", "one layer of 64"), ("elements", "MiniLM")):
+        for cell in record.select(data=data, time=True):
+            r = cell["result"]
+            figures = [f"{1e3 * r[n]:.0f}" for n in ("siamese", "joint")] + [f"{r['ratio']:.2f}"]
+            lines.append(
+                f"| {model}, {r['sentences']:.0f} sentences | " + " | ".join(figures) + " |"
+            )
+    head = ["encoder", "siamese, ms", "cross-encoder, ms", "ratio"]
+    title = ["**Segmenting one document on one core, in turns**", ""]
+    title += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return ["\n".join([*title, *lines])] if lines else []
+
+
 if __name__ == "__main__":
     run()
+    for claim in claims():
+        print("holds" if claim.holds else "FAILS", claim.claim, claim.measured, sep=" | ")
