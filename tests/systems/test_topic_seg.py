@@ -157,7 +157,7 @@ def test_losses_are_those_of_the_paper() -> None:
         )
         f = torch.cat([u, v, (u - v).abs()], -1)
         different = torch.sigmoid(module.heads["section"](f)).item()
-        follows = torch.sigmoid(module.next(f)).item()
+        follows = torch.sigmoid(module.heads[NSP](f)).item()
         stp.append(-np.log(different if batch.targets["section"][row, 0] else 1 - different))
         nsp.append(-np.log(follows if batch.inputs[NEXT][row, 0] else 1 - follows))
         for side, vector in enumerate((u, v)):
@@ -206,9 +206,10 @@ def test_each_sentence_is_encoded_once(joint: bool, monkeypatch: pytest.MonkeyPa
     assert sum(seen) == (sentences - 3 if joint else sentences)  # of three documents
 
 
+@pytest.mark.parametrize("layer", ["transformer", "bilstm"])
 @pytest.mark.parametrize("joint", [False, True])
-def test_a_document_of_one_sentence(joint: bool) -> None:
-    module = net(joint=joint)
+def test_a_document_of_one_sentence(joint: bool, layer: str) -> None:
+    module = net(joint=joint, layer=layer)
     ids = documents().inputs["sentences"][:2].clone()
     ids[1, 1:] = -1
     found = module.outputs({"sentences": ids}, ["section", "topic"])
@@ -216,9 +217,8 @@ def test_a_document_of_one_sentence(joint: bool) -> None:
     topics = module.tasks["topic"].kind.decode(found["topic"].detach())
     assert [len(row) for row in chances] == [int((ids[0] >= 0).any(-1).sum()) - 1, 0]
     assert topics[1].shape == (1, 4)
-    if not joint:
-        alone = module.outputs({"sentences": ids[1:]}, ["topic"])["topic"]
-        torch.testing.assert_close(alone[0, 0], found["topic"][1, 0], atol=1e-6, rtol=1e-5)
+    alone = module.outputs({"sentences": ids[1:]}, ["topic"])["topic"]  # no pair at all
+    torch.testing.assert_close(alone[0, 0], found["topic"][1, 0], atol=1e-6, rtol=1e-5)
 
 
 def test_neighbours_of_documents() -> None:
@@ -371,6 +371,14 @@ def test_any_balancer_sees_all_three_terms(balancer: str) -> None:
     assert len(learner.history_[0]["loss"]) == 3
 
 
+def test_heads_are_private_and_the_last_shared_layer_serves_all() -> None:
+    module = net()
+    assert len(module.private_parameters()) == 6
+    module.losses(pairs())[NSP].backward()
+    assert all(p.grad is not None for p in module.last_shared())
+    assert all(p.grad is None for t in module.tasks for p in module.heads[t].parameters())
+
+
 def test_suites_with_one_task() -> None:
     suite = document_suite(20)
     where = TopicSeg(**TINY, stretch=8, training=SHORT).fit(suite.only("sections"))
@@ -439,7 +447,7 @@ def test_bad_suites_are_refused() -> None:
     suite = Suite.from_table(table, {"x": "boundaries", "y": "boundaries"}, inputs={"s": "text"})
     with pytest.raises(InputError, match="one task of boundaries, not 'x' and 'y'"):
         TopicSeg(**TINY).fit(suite)
-    table = {"s": ["a b"] * 8, "x": [0, 1] * 4}
+    table = {"s": ["a b"] * 60, "x": [0, 1, 1] * 20}
     suite = Suite.from_table(table, {"x": "classification"}, inputs={"s": "text"})
     with pytest.raises(InputError, match="learns boundaries and tags"):
         TopicSeg(**TINY).fit(suite)

@@ -64,19 +64,20 @@ from polytask.training.loop import State, predict
 
 NSP = "next sentence"
 TERMS = ("stp", "tc", "nsp")
+Layer = Literal["transformer", "bilstm", "none"]
 _TOGETHER = 32  # sentences of like length per forward pass: less padding, the same result
 
 
 class SentenceLayer(nn.Module):
     """Over the token states of one sentence, ``[N, L, d]`` -> ``[N, L, d]``; same for all sides."""
 
-    def __init__(self, kind: Literal["transformer", "bilstm", "none"], width: int) -> None:
+    def __init__(self, kind: Layer, width: int, dropout: float) -> None:
         super().__init__()
         self.kind = kind
         if kind == "transformer":
             heads = math.gcd(width, max(1, width // 64))
             self.net: nn.Module = nn.TransformerEncoderLayer(
-                width, heads, 4 * width, activation="gelu", batch_first=True
+                width, heads, 4 * width, dropout, activation="gelu", batch_first=True
             )
         elif kind == "bilstm":
             self.net = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
@@ -134,7 +135,7 @@ class TopicNet(MultiTaskModule):
         self.joint, self.window, self.product = config.joint, config.window, config.product
         self.encoder = encoder
         width = encoder.width
-        self.layer = SentenceLayer(config.layer, width)
+        self.layer = SentenceLayer(config.layer, width, config.dropout)
         self.pooling = config.pooling
         self.dropout = nn.Dropout(config.dropout)
         features = (4 if config.product else 3) * width
@@ -144,7 +145,7 @@ class TopicNet(MultiTaskModule):
         if self.tags:
             self.heads[self.tags] = nn.Linear(width, self.tasks[self.tags].kind.outputs)
         if "nsp" in self.taught:
-            self.next = nn.Linear(features, 1)
+            self.heads[NSP] = nn.Linear(features, 1)
         a, b, c = config.weights
         names = {self.boundaries: a, self.tags: b, NSP: c}
         self.weights = {name: weight for name, weight in names.items() if name}
@@ -182,7 +183,7 @@ class TopicNet(MultiTaskModule):
 
     def embed(self, ids: Tensor, there: Tensor) -> Tensor:
         """Each sentence alone: ids ``[B, U, L]`` -> ``[B, U, d]``, 0 where ``there`` is False."""
-        return _spread(ids, there, self._alone)
+        return _spread(ids, there, self._alone, self.encoder.width)
 
     def _alone(self, ids: Tensor) -> Tensor:
         sequence = self.encoder.sequence(ids)
@@ -193,7 +194,8 @@ class TopicNet(MultiTaskModule):
         """The same from both sides of each pair in one sequence."""
         known = places[..., 0] >= 0
         a, b = (_gathered(x, places[..., side]) for side, x in enumerate((left, right)))
-        pairs = _spread(torch.cat([a, b], -1), known, lambda ids: self._pair(ids, a.shape[-1]))
+        cut, width = a.shape[-1], self.encoder.width
+        pairs = _spread(torch.cat([a, b], -1), known, lambda ids: self._pair(ids, cut), 2 * width)
         first, second = pairs.unflatten(-1, (2, -1)).unbind(-2)
         # A sentence is the mean of itself in its pairs; alone in its document, it is encoded alone.
         index, weight = places.clamp(min=0), known.unsqueeze(-1).to(first.dtype)
@@ -236,7 +238,7 @@ class TopicNet(MultiTaskModule):
         return (different - self.offset).masked_fill(~x.pairs, math.nan)
 
     def _follows(self, x: Vectors) -> Tensor:
-        return self.next(self.dropout(self.features(x))).squeeze(-1)
+        return self.heads[NSP](self.dropout(self.features(x))).squeeze(-1)
 
     def _differ(self, x: Vectors) -> Tensor:
         """Logit of the chance that a pair's topics differ."""
@@ -278,12 +280,14 @@ def _gathered(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, where)
 
 
-def _spread(ids: Tensor, there: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+def _spread(ids: Tensor, there: Tensor, encode: Callable[[Tensor], Tensor], width: int) -> Tensor:
     """``encode`` the rows ``[N, L]`` that are there, some of like length at a time."""
     rows = ids[there]
+    if not len(rows):
+        return torch.zeros(*there.shape, width, device=ids.device)
     order = (rows >= 0).sum(1).argsort(stable=True)
     found = torch.cat([encode(rows[part]) for part in order.split(_TOGETHER)])
-    spread = found.new_zeros(*there.shape, found.shape[-1])
+    spread = found.new_zeros(*there.shape, width)
     spread[there] = found[order.argsort()]
     return spread
 
@@ -428,7 +432,7 @@ class TopicSeg(TextLearner):
         same, reach: how pairs that are not adjacent are drawn, see ``mined``.
         stretch: sentences of a training row; None: a row is one pair.
         threshold: tau; None: that of the lowest P_k on validation.
-        dropout: before the heads.
+        dropout: in the layer and before the heads.
         training: ``batch`` counts pairs, or stretches.
     """
 
@@ -436,7 +440,7 @@ class TopicSeg(TextLearner):
     max_length: int = 128
     losses: tuple[str, ...] = TERMS
     weights: tuple[float, ...] = (1.0, 1.0, 1.0)
-    layer: Literal["transformer", "bilstm", "none"] = "transformer"
+    layer: Layer = "transformer"
     pooling: Literal["mean", "cls", "max"] = "mean"
     product: bool = False
     joint: bool = False
@@ -456,6 +460,8 @@ class TopicSeg(TextLearner):
         super().validate(suite)
         boundaries, tags = named(suite.tasks)
         taught(self.losses, boundaries, tags)
+        if NSP in suite.task_names:
+            raise InputError(f"topic_seg: {NSP!r} is the name of its own loss; rename that task")
         several = [name for name, many in suite.texts.items() if many]
         if len(several) != 1 or len(suite.inputs) != 1:
             raise InputError("topic_seg reads one column of sentences and nothing else")
