@@ -368,7 +368,11 @@ def rivals(data: str) -> Iterator[tuple[str, bool]]:
 # -- time ------------------------------------------------------------------------------------------
 
 
-def turns(data: str, documents: int = 6, rounds: int = 7) -> dict[str, Any]:
+# Data -> documents and rounds.
+TURNS = {"articles 60": (6, 7), "elements": (2, 5)}
+
+
+def turns(data: str, documents: int, rounds: int) -> dict[str, Any]:
     """Median seconds per document, siamese and cross-encoder taking turns on one thread."""
     setting = SETTINGS[data]
     suite = setting.suite(0)
@@ -407,8 +411,8 @@ def plan() -> Iterator[tuple[str, str, int]]:
     main = ("stp", ALL, "stp+tc", "tc")
     rest = tuple(way for way in SETS if way not in main)
     yield from rows("articles 60", *main, "stp+nsp", "joint")
-    yield from rows("articles 300", *main, "stp+nsp")
     yield from rows("elements", *main)
+    yield from rows("articles 300", *main, "stp+nsp")
     yield from rows("articles 60", "window 4")
     yield from rows("elements", *rest, "uw")
     yield from rows("articles 60", "tc+nsp", "nsp")
@@ -433,8 +437,8 @@ def run() -> None:
         for rival, once in rivals(data):
             for s in SEEDS[:1] if once else SEEDS:
                 cell(partial(RIVALS[rival], data, s), data=data, rival=rival, seed=s)
-        if data in ("articles 60", "elements"):
-            cell(partial(turns, data), data=data, time=True)
+        if data in TURNS:
+            cell(partial(turns, data, *TURNS[data]), data=data, time=True)
         cell(partial(fit, data, way, seed), data=data, way=way, seed=seed)
     for sentence in sorted(missing):
         print(f"left out: {sentence}")
