@@ -133,14 +133,13 @@ class TextEncoderNet(MultiTaskModule):
             return
         there = (ids >= 0).any(1)
         texts = [inputs[name] for name in names]
-        if not torch.compiler.is_exporting() and not there.all():
-            texts = [text[there] for text in texts]
-        if not len(texts[0]):
+        some = not torch.compiler.is_exporting() and not there.all()
+        if some and not there.any():
             found[names] = torch.zeros(len(ids), self.encoder.width, device=ids.device)
             return
-        sequence = self.encoder.sequence(*texts)
+        sequence = self.encoder.sequence(*(text[there] for text in texts) if some else texts)
         vectors = pool(self.encoder(sequence), sequence.mask, self.pooling)
-        if len(vectors) < len(ids):
+        if some:
             blank = vectors.new_zeros(len(ids), self.encoder.width)
             vectors = blank.index_put((there,), vectors)
         found[names] = vectors

@@ -1,0 +1,567 @@
+"""DSE: a cross-attentive pair model distilled into sentence vectors that can be kept.
+
+Source: Barkan et al., "Scalable Attentive Sentence-Pair Modeling via Distilled Sentence Embedding",
+    AAAI 2020 (first version 2019).
+Year: 2020
+Domain: text
+Parts: text_encoders, lower_layers, pairs, retrieval, heads
+For: scoring a query against very many fixed texts: vectors of these are made once and kept
+Idea: a model that reads both sentences of a pair at once (the teacher) is exact and dear; a student
+    with tied encoders learns its logits, and a small learned function of two vectors takes the
+    place of the attention between the sentences.
+Equations: layers H_1..H_D of the student's encoder on one sentence alone, k = 4
+    e(x) = mean over tokens but the first of [H_(D-k+1); ..; H_D]             [B, k d]
+    s = W_2 relu(W_1 [u; v; u*v; |u-v|] + b_1) + b_2,  u = e(a), v = e(b)     [B, out]
+    L = (1 - c) L_task(s, y) + c mean_b sum_j (s_j - t_j)^2,  t = the teacher's logits
+    of two classes s and t have one number, t = t_true - t_false, so that sigmoid(t) is the
+    teacher's probability.
+Input: two text columns per task, token ids [B, L] each; labels may be missing per task.
+Output: dict task -> [B, out_t]; an index of candidates answers whole tables of queries.
+
+Differs from the paper:
+ (1) AdamW corrects its bias, BertAdam does not; warm-up and decay count updates. (The released code
+     counts batches, so that with two of them per update its rate falls half as far as meant.)
+ (2) Scores are learned on their kind's scale (a similarity from 0 to 1, a number standardised), by
+     both terms, where the paper's STS-B stands on 0 to 5.
+ (3) The teacher is asked for its predictions, as any learner is, and its logits follow from them.
+     Logits of three or more classes are known but for a constant this way: their mean is 0.
+ (4) Several tasks may share one student, with a head each; a teacher that is trained here is
+     trained for each task alone, as in the paper. On a suite of one task this is the paper's.
+ (5) The dot head scales u.v by 1/sqrt(d), and learns a factor and a constant.
+ (6) Per query the weight of the product is folded into that of v, so nothing but v is kept of a
+     candidate; the paper's authors do not say how they cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from polytask.catalogue import load_system
+from polytask.data import Batch, Processor, Rows, Suite
+from polytask.data.batch import budgeted
+from polytask.data.store import read_folder, write_folder
+from polytask.data.texts import Texts
+from polytask.errors import InputError
+from polytask.parts.heads import Heads
+from polytask.parts.lower_layers import freeze_lower
+from polytask.parts.pairs import as_pair_head
+from polytask.parts.retrieval import Index, rescored
+from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encoder
+from polytask.tasks import Classification, Kind, Regression, Similarity, Task
+from polytask.tasks.kinds import masked_mean
+from polytask.training import MultiTaskModule, Training
+from polytask.training.loop import State
+
+_KINDS = (Classification, Regression, Similarity)
+_SURE = 30.0  # logits of chances of 0 and 1; float64 tells no more of them
+_TOKENS = 1 << 14  # tokens at a time when texts are encoded, padding included
+
+
+# -- what the teacher knows ------------------------------------------------------------------------
+
+
+def as_logits(kind: Kind, decoded: NDArray) -> Tensor:
+    """Decoded predictions as the output ``[N, outputs]`` that decodes to them.
+
+    Of two classes the log-odds of the second, which is t_true - t_false of a head of two logits; of
+    more the log chances less their mean; of numbers their place on the kind's own scale.
+    """
+    values = torch.from_numpy(np.asarray(decoded, np.float64))
+    if isinstance(kind, Classification):
+        chances = values.log().clamp(min=-_SURE)
+        if kind.outputs == 1:
+            return (chances[:, 1:] - chances[:, :1]).clamp(-_SURE, _SURE).float()
+        return (chances - chances.mean(1, keepdim=True)).float()
+    if isinstance(kind, Regression):
+        return ((values - kind.mean) / kind.std).unsqueeze(1).float()
+    assert isinstance(kind, Similarity)
+    return kind.scaled(values).unsqueeze(1).float()
+
+
+def pair_keys(first: Sequence[str | None], second: Sequence[str | None]) -> Tensor:
+    """A number ``[N]`` int64 for each pair of texts, by which its logits are found again."""
+    keys = np.empty(len(first), np.int64)
+    for row, pair in enumerate(zip(first, second, strict=True)):
+        digest = hashlib.blake2b(json.dumps(pair).encode(), digest_size=8).digest()
+        keys[row] = int.from_bytes(digest, "little", signed=True)
+    return torch.from_numpy(keys)
+
+
+class Logits(NamedTuple):
+    """A teacher's logits on the training pairs of a task: ascending keys [n], values [n, o]."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor, values: Tensor) -> Self:
+        order = keys.argsort()
+        return cls(keys[order], values[order])
+
+    def at(self, keys: Tensor, task: str) -> Tensor:
+        """The logits of pairs in any order; a pair the teacher never saw is an error."""
+        places = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        strange = int((self.keys[places] != keys).sum())
+        if strange:
+            raise InputError(
+                f"task {task!r}: the teacher's logits lack {strange} of {len(keys)} training pairs;"
+                " they were taken from other data"
+            )
+        return self.values[places]
+
+
+# -- the student -----------------------------------------------------------------------------------
+
+
+class Siamese(MultiTaskModule):
+    """One encoder for both sentences, pooled over its top layers; a pair head per task."""
+
+    def __init__(self, spec: Processor, config: DSE) -> None:
+        super().__init__(spec.tasks)
+        self.encoder = config.text_encoder(spec)
+        freeze_lower(self.encoder.net, config.frozen)
+        self.c = config.distillation
+        self.top, self.layers = config.top, config.layers
+        self.tokens, self.keep_first = config.tokens, config.keep_first
+        if self.top > self.encoder.depth:
+            raise InputError(
+                f"top={self.top}, but the encoder {config.encoder!r} has {self.encoder.depth} "
+                "layers"
+            )
+        width = self.encoder.width * (self.top if self.layers == "concat" else 1)
+        self.projection = nn.Linear(width, config.project) if config.project else nn.Identity()
+        self.width = config.project or width
+        make = as_pair_head(config.head)
+        self.heads = Heads({t.name: make(self.width, t.kind.outputs) for t in spec.tasks})
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Sentence vectors ``[B, width]`` of token ids ``[B, L]`` (-1 past the end)."""
+        sequence = self.encoder.sequence(ids)
+        top = self.encoder.layers(sequence)[-self.top :]
+        states = torch.cat(top, dim=-1) if self.layers == "concat" else torch.stack(top).mean(0)
+        if self.tokens == "cls":
+            return self.projection(states[:, 0])
+        mask = sequence.mask.bool()
+        if not self.keep_first:  # [CLS]; models without one begin with the text
+            mask = torch.cat([mask[:, :1] & sequence.content[:, :1], mask[:, 1:]], dim=1)
+        return self.projection(_over_tokens(states, mask, self.tokens))
+
+    def represent(  # type: ignore[override]
+        self, inputs: dict[str, Tensor], tasks: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Vectors ``[B, width]`` of each text column that the tasks read; 0 where it is empty."""
+        columns = dict.fromkeys(name for task in tasks for name in self.tasks[task].texts)
+        return {name: self._column(inputs[name]) for name in columns}
+
+    def _column(self, ids: Tensor) -> Tensor:
+        there = (ids >= 0).any(1)
+        if bool(there.all()):
+            return self.embed(ids)
+        vectors = ids.new_zeros(len(ids), self.width, dtype=torch.float32)
+        if bool(there.any()):
+            found = self.embed(ids[there])
+            vectors = vectors.to(found.dtype).masked_scatter(there.unsqueeze(1), found)
+        return vectors
+
+    def answer(self, representation: dict[str, Tensor], task: str) -> Tensor:  # type: ignore[override]
+        first, second = self.tasks[task].texts
+        return self.heads[task](representation[first], representation[second])
+
+    def losses_at(  # type: ignore[override]
+        self, representation: dict[str, Tensor], batch: Batch
+    ) -> dict[str, Tensor]:
+        """(1 - c) L_task + c mean_b sum_j (s_j - t_j)^2 of every task of the batch."""
+        losses = {}
+        for name, target in batch.targets.items():
+            mask = batch.masks[name]
+            output = self.answer(representation, name).float()
+            loss = (1 - self.c) * self.tasks[name].kind.loss(output, target, mask)
+            if self.c:
+                apart = (output - batch.inputs[taught(name)]).square().sum(1)
+                loss = loss + self.c * masked_mean(apart, mask)
+            losses[name] = loss * self.weights.get(name, 1.0)
+        return losses
+
+
+def _over_tokens(states: Tensor, mask: Tensor, how: str) -> Tensor:
+    """``[B, L, d]`` to ``[B, d]`` over the tokens where the mask is True."""
+    weight = mask.unsqueeze(-1)
+    if how == "max":
+        return states.masked_fill(~weight, -torch.inf).amax(1)
+    total, count = (states * weight).sum(1), weight.sum(1).clamp(min=1)
+    return total / (count.sqrt() if how == "sqrt" else count)
+
+
+def taught(task: str) -> str:
+    """Name of the input that holds the teacher's logits of a task."""
+    return f"teacher of {task}"
+
+
+# -- the learner -----------------------------------------------------------------------------------
+
+
+class Hits(NamedTuple):
+    """Per query its best candidates: scores ``[Q, k]``, best first, and their rows ``[Q, k]``."""
+
+    scores: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+
+@dataclass
+class DSE(TextLearner):
+    """Teacher, its logits, and a student with vectors that can be kept; see this file's head.
+
+    Attributes:
+        teacher: what the student learns from: the id of a learner that is trained here first, for
+            each task alone, from the student's encoder; a model folder; a fitted learner; or a
+            mapping from tasks to these.
+        teaching: budget of a teacher that is trained here.
+        distillation: c, the share of the teacher's logits in the loss; 0 needs no teacher.
+        layers, top: the ``top`` last layers side by side, or their mean.
+        tokens: mean, sum over the root of their number, or maximum over tokens, or the first one.
+        keep_first: whether [CLS] counts among the tokens.
+        project: width of a linear layer on the vector (0: none).
+        head: ``"mlp(hidden=[512])"``, or ``"dot"`` for an index of inner products.
+        frozen: lower layers of the encoder that keep their weights, and the embeddings with them; 0
+            for these alone, -1 for none. It holds for a teacher that is trained here, too.
+    """
+
+    teacher: str | object = "cross_encoder"
+    teaching: Training = field(
+        default_factory=lambda: Training(
+            lr=2e-5,
+            weight_decay=0.01,
+            decay="matrices",
+            clip=1.0,
+            batch=64,
+            accumulation=2,
+            epochs=3,
+            patience=3,
+            schedule="linear(warmup=0.1)",
+        )
+    )
+    distillation: float = 0.5
+    layers: Literal["concat", "mean"] = "concat"
+    top: int = 4
+    tokens: Literal["mean", "sqrt", "max", "cls"] = "mean"
+    keep_first: bool = False
+    project: int = 0
+    head: str = "mlp(hidden=[512])"
+    frozen: int = -1
+    training: Training = field(
+        default_factory=lambda: Training(
+            lr=2e-5,
+            weight_decay=0.01,
+            decay="matrices",
+            clip=1.0,
+            batch=32,
+            accumulation=2,
+            epochs=5,
+            patience=5,
+            schedule="linear(warmup=0.1)",
+        )
+    )
+
+    id: ClassVar[str] = "dse"
+
+    def build(self, spec: Processor) -> Siamese:
+        return Siamese(spec, self)
+
+    def text_encoder(self, spec: Processor) -> TextEncoder:
+        """The student's encoder before it has learned anything."""
+        return as_text_encoder(self.encoder, spec.reader)
+
+    def validate(self, suite: Suite) -> None:
+        super().validate(suite)
+        self.teaching.validate()
+        as_pair_head(self.head)
+        if not 0 <= self.distillation <= 1:
+            raise InputError(f"distillation is {self.distillation}, not a share from 0 to 1")
+        if self.top < 1:
+            raise InputError(f"top is {self.top}; at least the last layer must be read")
+        for task in suite.tasks:
+            if not isinstance(task.kind, _KINDS):
+                raise InputError(
+                    f"{self.id} answers {', '.join(k.name for k in _KINDS)}; task {task.name!r} "
+                    f"is of kind {task.kind.name!r}"
+                )
+            if len(task.texts) != 2 or any(suite.texts[name] for name in task.texts):
+                raise InputError(
+                    f"{self.id} reads pairs, two text columns with one text each; task "
+                    f"{task.name!r} reads {', '.join(map(repr, task.texts)) or 'none'}"
+                )
+
+    def with_seed(self, seed: int) -> Self:
+        return replace(super().with_seed(seed), teaching=replace(self.teaching, seed=seed))
+
+    # -- learning
+
+    def learn(self, module: MultiTaskModule, suite: Suite, **how: Any) -> State:
+        self.__dict__.pop("fingerprint_", None)  # of weights that learn now
+        self.teachers_: dict[str, Any] = {}
+        self.logits_: dict[str, Logits] = {}
+        if self.distillation:
+            self._teach(suite, how)
+        return super().learn(module, suite, **how)
+
+    def _teach(self, suite: Suite, how: Mapping[str, Any]) -> None:
+        """Teachers and their logits; those of a run that was stopped are taken up again."""
+        out, run = how.get("out"), how.get("run", "")
+        for number, task in enumerate(self.processor_.tasks):
+            kept = Path(out) / f"teacher-{number}" if out else None
+            if kept and (kept / "logits").exists():
+                self.logits_[task.name] = _read_logits(kept / "logits", run)
+                if (kept / "model").exists():
+                    self.teachers_[task.name] = _opened(kept / "model")
+                continue
+            teacher = self._teacher(suite, task.name, how["progress"], kept)
+            logits = teacher_logits(teacher, suite, task)
+            self.teachers_[task.name], self.logits_[task.name] = teacher, logits
+            if kept:
+                teacher.save_pretrained(kept / "model")
+                write_folder(
+                    kept / "logits",
+                    data={"logits": {"task": task.name, "run": run}},
+                    tensors=logits._asdict(),
+                )
+
+    def _teacher(self, suite: Suite, task: str, progress: Any, out: Path | None) -> Any:
+        """A fitted learner that answers the task."""
+        given = self.teacher
+        if isinstance(given, Mapping):
+            if task not in given:
+                raise InputError(f"task {task!r} has no teacher; the mapping must name one")
+            given = given[task]
+        if isinstance(given, str) and not Path(given).is_dir():
+            system = load_system(given)
+            names = ("encoder", "max_length", "vocabulary", "frozen")
+            alike = {name: getattr(self, name) for name in names}
+            fresh = system(training=self.teaching, **alike)
+            return fresh.fit(
+                suite.only(task),
+                out=out / "fit" if out else None,
+                progress=lambda record: progress({"stage": f"teacher of {task}", **record}),
+            )
+        teacher = _opened(given) if isinstance(given, str) else given
+        if not hasattr(teacher, "processor_"):
+            raise InputError(f"the teacher of task {task!r} is not fitted yet; call fit(suite)")
+        return teacher
+
+    def views(self, data: Batch) -> Rows:
+        """The training rows with the teacher's logits beside them, found by their texts."""
+        beside: dict[str, Any] = {}
+        for name, logits in self.logits_.items():
+            task = self.processor_.task(name)
+            mine = data.masks[name]
+            first, second = (data.inputs[c].strings[mine.numpy()] for c in task.texts)  # type: ignore[attr-defined]
+            values = torch.zeros(len(data), task.kind.outputs)
+            values[mine] = logits.at(pair_keys(first, second), name)
+            beside[taught(name)] = values
+        return super().views(replace(data, inputs={**data.inputs, **beside}))
+
+    # -- many candidates
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Sentence vectors ``[N, width]``, each text encoded once, in order of length."""
+        processor = self._fitted()
+        for row, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"text {row + 1} of {len(texts)} is empty")
+        module = self.module_.eval()
+        column = Texts("texts", texts, processor.reader)
+        order = np.argsort(-column.lengths, kind="stable")
+        ordered = column.take(torch.from_numpy(order))
+        engine = self._engine()
+        module.to(engine.device)
+        parts = []
+        with torch.inference_mode(), engine.autocast():
+            for rows in budgeted(ordered.lengths, _TOKENS):
+                ids = ordered[slice(rows.start, rows.stop)].to(engine.device)
+                parts.append(module.embed(ids).float().cpu())
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
+
+    def index(self, candidates: Sequence[str]) -> Index:
+        """Vectors of the candidates, to be searched as often as wanted; ``save`` keeps them."""
+        texts = list(candidates)
+        if not texts:
+            raise InputError("there are no candidates to index")
+        return Index(self.embed(texts), texts, self.fingerprint_)
+
+    def scores(self, queries: str | Sequence[str], index: Index, task: str = "") -> NDArray:
+        """Predictions of a task for every query with every candidate of an index.
+
+        Queries are the task's first text, candidates its second. Values ``[Q, M]``, or
+        probabilities ``[Q, M, C]``, as ``predict`` would give for the pairs.
+        """
+        one = self._task(task)
+        against = partial(self._against, one.name)
+        output = self._checked(index).scores(self.embed(_listed(queries)), against)
+        decoded = one.kind.decode(output.flatten(0, 1))
+        return decoded.reshape(*output.shape[:2], *decoded.shape[1:])
+
+    def search(
+        self,
+        queries: str | Sequence[str],
+        index: Index,
+        k: int = 10,
+        *,
+        task: str = "",
+        of: Any = None,
+        rescore: int = 0,
+        teacher: Any = None,
+    ) -> Hits:
+        """The k candidates of the highest score, or chance of class ``of`` (by default the last).
+
+        Args:
+            rescore: so many candidates of the student are scored again by the teacher, and the best
+                k of these are given, with the teacher's scores.
+            teacher: who scores again; by default who taught this student.
+        """
+        asked = _listed(queries)
+        one = self._task(task)
+        column = _class_of(one.kind, of)
+        if 0 < rescore < k:
+            raise InputError(f"rescore={rescore} is fewer than the k={k} that are asked for")
+        judge = self._judge(one.name, teacher) if rescore else None
+
+        def score(vectors: Tensor, candidates: Tensor) -> Tensor:
+            return _ranked(one.kind, self._against(one.name, vectors, candidates), column)
+
+        found = self._checked(index).search(self.embed(asked), max(k, rescore), score)
+        if judge is None:
+            return Hits(_shown(one.kind, found.scores), found.rows.numpy())
+
+        def again(query: int, rows: Tensor) -> Tensor:
+            pairs = _pairs(judge, one, asked[query], [index.texts[row] for row in rows.tolist()])
+            decoded = judge.predict(pairs, [one.name])[one.name]
+            return torch.from_numpy(decoded if column is None else decoded[:, column])
+
+        best = rescored(found, again)
+        return Hits(best.scores[:, :k].numpy(), best.rows[:, :k].numpy())
+
+    @cached_property
+    def fingerprint_(self) -> str:
+        """Names the weights that make vectors."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.module_.state_dict().items():
+            if not name.startswith("heads."):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _against(self, task: str, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Outputs ``[Q, M, outputs]`` of vectors, on the learner's device and back."""
+        module, device = self.module_.eval(), self._engine().device
+        head = module.to(device).heads[task]
+        return head.against(queries.to(device), candidates.to(device)).cpu()
+
+    def _checked(self, index: Index) -> Index:
+        if index.model != self.fingerprint_:
+            raise InputError("the index was made by another model; call index(candidates) anew")
+        return index
+
+    def _task(self, name: str) -> Task:
+        processor = self._fitted()
+        if name:
+            return processor.task(name)
+        if len(processor.tasks) > 1:
+            names = ", ".join(repr(task.name) for task in processor.tasks)
+            raise InputError(f"this model has several tasks; say which: task= one of {names}")
+        return processor.tasks[0]
+
+    def _judge(self, task: str, teacher: Any) -> Any:
+        judge = teacher or getattr(self, "teachers_", {}).get(task)
+        if judge is None:
+            raise InputError(
+                f"nobody can rescore task {task!r}: a loaded model has no teacher, so say teacher="
+            )
+        return _opened(judge) if isinstance(judge, str | Path) else judge
+
+
+# -- small things ----------------------------------------------------------------------------------
+
+
+def teacher_logits(teacher: Any, suite: Suite, task: Task) -> Logits:
+    """A fitted learner's logits on the labelled training pairs of a task (with a fitted kind)."""
+    theirs, ours = teacher.processor_.task(task.name).kind, task.kind
+    classes = [getattr(kind, "classes", ()) for kind in (theirs, ours)]
+    if theirs.name != ours.name or classes[0] != classes[1]:
+        raise InputError(
+            f"task {task.name!r}: the teacher answers {theirs.name} {classes[0] or ''}, the "
+            f"student {ours.name} {classes[1] or ''}"
+        )
+    table = suite.table("train")
+    rows = table.filter(task.labels(table).is_valid())
+    decoded = teacher.predict(rows, [task.name])[task.name]
+    first, second = (rows[name].to_pylist() for name in task.texts)
+    return Logits.of(pair_keys(first, second), as_logits(task.kind, decoded))
+
+
+def _read_logits(folder: Path, run: str) -> Logits:
+    data, tensors = read_folder(folder)
+    if data["logits"]["run"] != run:
+        raise InputError(
+            f"folder {str(folder)!r} holds logits of another run (other settings or data); choose "
+            "another out"
+        )
+    return Logits(**tensors)
+
+
+def _opened(folder: str | Path) -> Any:
+    """The learner in a model folder, whichever it is."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise InputError(f"folder {str(folder)!r} holds no model")
+    return load_system(json.loads(path.read_text("utf-8"))["system"]).from_pretrained(folder)
+
+
+def _pairs(judge: Any, task: Task, query: str, candidates: list[str]) -> pa.Table:
+    """A query beside each candidate, in the columns that the judge reads."""
+    first, second = task.texts
+    columns = {first: [query] * len(candidates), second: candidates}
+    unread = [n for n in judge.processor_.input_names if n not in columns]
+    return pa.table(columns | {n: pa.nulls(len(candidates), pa.string()) for n in unread})
+
+
+def _listed(queries: str | Sequence[str]) -> list[str]:
+    return [queries] if isinstance(queries, str) else list(queries)
+
+
+def _class_of(kind: Kind, of: Any) -> int | None:
+    """Which class a search is for; None where the answer is a number."""
+    if not isinstance(kind, Classification):
+        if of is not None:
+            raise InputError(f"of={of!r} names a class, and the task's answer is a number")
+        return None
+    if of is not None and of not in kind.classes:
+        raise InputError(f"of={of!r} is none of the classes {', '.join(map(repr, kind.classes))}")
+    return len(kind.classes) - 1 if of is None else kind.classes.index(of)
+
+
+def _ranked(kind: Kind, output: Tensor, column: int | None) -> Tensor:
+    """Outputs ``[..., o]`` as one number that grows with the answer: a logit, a log chance."""
+    if column is None:
+        return output.squeeze(-1)
+    if kind.outputs == 1:
+        return output.squeeze(-1) * (1 if column else -1)
+    return output.log_softmax(-1)[..., column]
+
+
+def _shown(kind: Kind, ranked: Tensor) -> NDArray[np.float64]:
+    """What ``_ranked`` made as users read it: chances, or numbers in the task's unit."""
+    if not isinstance(kind, Classification):
+        return kind.decode(ranked.unsqueeze(-1))
+    values = ranked.double()
+    return (values.sigmoid() if kind.outputs == 1 else values.exp()).numpy()
