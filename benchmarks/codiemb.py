@@ -314,14 +314,6 @@ TAUGHT = ("similarity only", "retrieval only", "codiemb", "infonce", "cosent", "
 MERGED = {
     "uniform soup of the two": ("uniform", ("similarity only", "retrieval only")),
     "delta fusion of the two": ("delta", ("similarity only", "retrieval only")),
-    "delta fusion of the two and codiemb": (
-        "delta",
-        ("similarity only", "retrieval only", "codiemb"),
-    ),
-    "uniform soup of the two and codiemb": (
-        "uniform",
-        ("similarity only", "retrieval only", "codiemb"),
-    ),
     "inverse fusion of the two": ("inverse", ("similarity only", "retrieval only")),
     "elementwise fusion of the two": ("elementwise", ("similarity only", "retrieval only")),
 }

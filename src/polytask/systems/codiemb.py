@@ -138,10 +138,9 @@ class Objective:
             + self.pro * pro(cosine, gold, t)
         )
         if len(parts) > 3:
-            chosen = gold >= self.threshold - 1e-6
-            loss = loss + self.middle * in_batch(
-                parts[3], parts[4], temperature=self.temperature, chosen=chosen
-            )
+            alike = gold >= self.threshold - 1e-6
+            inside = in_batch(parts[3], parts[4], temperature=self.temperature, chosen=alike)
+            loss = loss + self.middle * inside
         return loss
 
     def retrieval(self, queries: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
@@ -171,9 +170,10 @@ class Objective:
         own = torch.eye(len(queries), dtype=torch.bool, device=scores.device).unsqueeze(-1)
         positive = own & kept & (torch.arange(m, device=scores.device) < self.positives)
         negative = kept & ~positive
-        # With two grades the double sum of CoSENT falls apart into a product.
-        up = (-scores).masked_fill(~positive, float("-inf")).flatten().logsumexp(0)
-        down = scores.masked_fill(~negative, float("-inf")).flatten().logsumexp(0)
+        # With two grades the double sum of CoSENT falls apart into a product. Not minus infinity:
+        # a single query without negatives would get a gradient of nan.
+        up = (-scores).masked_fill(~positive, -1e9).flatten().logsumexp(0)
+        down = scores.masked_fill(~negative, -1e9).flatten().logsumexp(0)
         return F.softplus(up + down)
 
 
