@@ -6,7 +6,7 @@ year: 2018
 domain: text
 source: Devlin et al., "BERT", arXiv 1810.04805; pairs apart: Reimers and Gurevych, "Sentence-BERT",
     arXiv 1908.10084
-parts: text_encoders
+parts: text_encoders, adapters
 
 What users of transformers do first: fine-tune an encoder, here one for all tasks. A text, or a pair
 as one sequence ``[CLS] a [SEP] b [SEP]``, is pooled to h ``[B, d]``; a head is W dropout(h) + b.
@@ -24,18 +24,24 @@ as one sequence ``[CLS] a [SEP] b [SEP]``, is pooled to h ``[B, d]``; a head is 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polytask.data import Processor
+from polytask.data import Processor, Suite
 from polytask.errors import InputError
-from polytask.parts.text_encoders import Pooling, TextLearner, as_text_encoder, pool
+from polytask.parts.adapters import TaskAdapters, as_adapters
+from polytask.parts.heads import Heads
+from polytask.parts.text_encoders import FOLDER, Pooling, TextLearner, as_text_encoder, pool
 from polytask.tasks import Boundaries, Generation, Retrieval, Similarity, Span, Tagging, Task
 from polytask.training import MultiTaskModule, Training
+
+ADAPTERS = "adapters"  # folder in a saved model
 
 Found = dict[tuple[Any, ...], Tensor]
 
@@ -50,12 +56,15 @@ class TextEncoderLearner(TextLearner):
             can be kept): then heads read [u; v; u v; abs(u - v)], and similarity is the cosine.
         dropout: before the heads.
         scale: of cosines in the loss of retrieval.
+        adapters: ``"lora(rank=8)"`` freezes the encoder and gives each task low-rank adapters and
+            its head: separate models for the price of one encoder; ``"none"`` trains it for all.
     """
 
     pooling: Pooling = "mean"
     pairs: Literal["together", "apart"] = "together"
     dropout: float = 0.1
     scale: float = 20.0
+    adapters: str | object = "none"
     training: Training = field(
         default_factory=lambda: Training(
             lr=5e-5,
@@ -75,6 +84,26 @@ class TextEncoderLearner(TextLearner):
     def build(self, spec: Processor) -> TextEncoderNet:
         return TextEncoderNet(spec, self)
 
+    def validate(self, suite: Suite) -> None:
+        super().validate(suite)
+        as_adapters(self.adapters)  # type: ignore[arg-type]
+
+    def save_beside(self, folder: Path) -> None:
+        adapters = self._adapters
+        state = None if adapters is None else adapters.base_state()
+        self.text_encoder_.save(folder / FOLDER, state)
+        if adapters is not None:
+            adapters.save(folder / ADAPTERS)
+
+    def load_beside(self, folder: Path) -> None:
+        if self._adapters is not None:
+            self._adapters.load(folder / ADAPTERS)
+
+    @property
+    def _adapters(self) -> TaskAdapters | None:
+        assert isinstance(self.module_, TextEncoderNet)
+        return self.module_.adapters
+
 
 class TextEncoderNet(MultiTaskModule):
     """The network; ``represent`` encodes every text that the asked tasks read, once."""
@@ -82,10 +111,14 @@ class TextEncoderNet(MultiTaskModule):
     def __init__(self, spec: Processor, settings: TextEncoderLearner) -> None:
         super().__init__(spec.tasks)
         self.encoder = as_text_encoder(settings.encoder, spec.reader)
+        self.adapters: TaskAdapters | None = None
+        if lora := as_adapters(settings.adapters):  # type: ignore[arg-type]
+            names = [task.name for task in spec.tasks]
+            self.adapters = TaskAdapters(self.encoder.net, names, lora)
         self.pooling, self.apart = settings.pooling, settings.pairs == "apart"
         self.scale = settings.scale
         self.dropout = nn.Dropout(settings.dropout)
-        self.heads = nn.ModuleDict()
+        self.heads = Heads()
         for task in spec.tasks:
             if isinstance(task.kind, Generation):
                 raise InputError(
@@ -109,19 +142,28 @@ class TextEncoderNet(MultiTaskModule):
         return isinstance(task.kind, Similarity) and self._parted(task)
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Any:
-        """What the tasks read, by columns: vectors ``[B, d]`` or ``[B, S, d]``, states of spans."""
-        found: Found = {}
-        for task in map(self.tasks.__getitem__, tasks):
-            if isinstance(task.kind, Span):
-                key: tuple[Any, ...] = ("states", *task.texts)
-                if key not in found:
-                    found[key] = self._states(inputs, task.texts)
-            elif task.kind.several or self._parted(task):
-                for name in task.texts:
-                    self._vectors(inputs, (name,), found)
-            else:
-                self._vectors(inputs, task.texts, found)
-        return found
+        """Task -> what it reads, by columns: vectors ``[B, d]`` or ``[B, S, d]``, states of spans.
+
+        Tasks share what is found, but for adapters: then each has an encoder of its own.
+        """
+        shared: Found = {}
+        told = {}
+        for name in tasks:
+            told[name] = found = {} if self.adapters else shared
+            with self.adapters.of(name) if self.adapters else nullcontext():
+                self._read(self.tasks[name], inputs, found)
+        return told
+
+    def _read(self, task: Task, inputs: dict[str, Tensor], found: Found) -> None:
+        if isinstance(task.kind, Span):
+            key: tuple[Any, ...] = ("states", *task.texts)
+            if key not in found:
+                found[key] = self._states(inputs, task.texts)
+        elif task.kind.several or self._parted(task):
+            for name in task.texts:
+                self._vectors(inputs, (name,), found)
+        else:
+            self._vectors(inputs, task.texts, found)
 
     def _vectors(self, inputs: dict[str, Tensor], names: tuple[str, ...], found: Found) -> None:
         """Pooled states of the rows that have the text; other rows get zeros."""
@@ -159,7 +201,7 @@ class TextEncoderNet(MultiTaskModule):
 
     def answer(self, representation: Any, task: str) -> Tensor:
         about, head = self.tasks[task], self.heads[task]
-        found: Found = representation
+        found: Found = representation[task]
         if isinstance(about.kind, Span):
             states = found["states", *about.texts]
             kept = ~torch.isnan(states[..., :1])

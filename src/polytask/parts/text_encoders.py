@@ -153,10 +153,14 @@ class TextEncoder(nn.Module):
         out[there] = vectors
         return out, there
 
-    def save(self, folder: Path) -> None:
-        """The encoder as transformers saves it: configuration, weights, tokenizer."""
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """The encoder as transformers saves it: configuration, weights, tokenizer.
+
+        Args:
+            state: the weights, where the network's own are wrapped (by adapters).
+        """
         with _quiet():
-            self.net.save_pretrained(folder, safe_serialization=True)
+            self.net.save_pretrained(folder, state_dict=state, safe_serialization=True)
         self.reader.tokenizer.save_pretrained(folder)
 
 
@@ -275,6 +279,9 @@ class TextLearner(NeuralLearner):
         """What lies beside settings, processor and weights in a saved model."""
         self.text_encoder_.save(folder / FOLDER)
 
+    def load_beside(self, folder: Path) -> None:
+        """Give the module what ``save_beside`` wrote beside the encoder."""
+
     @property
     def text_encoder_(self) -> TextEncoder:
         """The fitted encoder."""
@@ -293,6 +300,7 @@ class TextLearner(NeuralLearner):
         learner.encoder = place
         learner.module_ = learner.build(learner.processor_)
         learner.encoder = named
+        learner.load_beside(Path(folder))
         found = learner.module_.load_state_dict(tensors, strict=False)
         lacking = [k for k in found.missing_keys if not k.startswith(_HELD)]
         if lacking or found.unexpected_keys:
