@@ -6,7 +6,7 @@ year: 2018
 domain: text
 source: Devlin et al., "BERT", arXiv 1810.04805; pairs apart: Reimers and Gurevych, "Sentence-BERT",
     arXiv 1908.10084
-parts: text_encoders, adapters
+parts: adapters, text_encoders
 
 What users of transformers do first: fine-tune an encoder, here one for all tasks. A text, or a pair
 as one sequence ``[CLS] a [SEP] b [SEP]``, is pooled to h ``[B, d]``; a head is W dropout(h) + b.
@@ -41,8 +41,6 @@ from polytask.parts.text_encoders import FOLDER, Pooling, TextLearner, as_text_e
 from polytask.tasks import Boundaries, Generation, Retrieval, Similarity, Span, Tagging, Task
 from polytask.training import MultiTaskModule, Training
 
-ADAPTERS = "adapters"  # folder in a saved model
-
 Found = dict[tuple[Any, ...], Tensor]
 
 
@@ -56,15 +54,15 @@ class TextEncoderLearner(TextLearner):
             can be kept): then heads read [u; v; u v; abs(u - v)], and similarity is the cosine.
         dropout: before the heads.
         scale: of cosines in the loss of retrieval.
-        adapters: ``"lora(rank=8)"`` freezes the encoder and gives each task low-rank adapters and
-            its head: separate models for the price of one encoder; ``"none"`` trains it for all.
+        adapters: ``"lora(rank=8)"`` keeps the encoder as it is and gives each task low-rank
+            corrections of its own (see ``parts.adapters``); ``"none"`` trains the whole encoder.
     """
 
     pooling: Pooling = "mean"
     pairs: Literal["together", "apart"] = "together"
     dropout: float = 0.1
     scale: float = 20.0
-    adapters: str | object = "none"
+    adapters: str = "none"
     training: Training = field(
         default_factory=lambda: Training(
             lr=5e-5,
@@ -86,23 +84,24 @@ class TextEncoderLearner(TextLearner):
 
     def validate(self, suite: Suite) -> None:
         super().validate(suite)
-        as_adapters(self.adapters)  # type: ignore[arg-type]
+        as_adapters(self.adapters)
 
     def save_beside(self, folder: Path) -> None:
-        adapters = self._adapters
-        state = None if adapters is None else adapters.base_state()
-        self.text_encoder_.save(folder / FOLDER, state)
-        if adapters is not None:
-            adapters.save(folder / ADAPTERS)
+        adapters = self._net.adapters
+        if adapters is None:
+            super().save_beside(folder)
+        else:
+            self.text_encoder_.save(folder / FOLDER, adapters.base_state())
+            adapters.save(folder / "adapters")
 
     def load_beside(self, folder: Path) -> None:
-        if self._adapters is not None:
-            self._adapters.load(folder / ADAPTERS)
+        if self._net.adapters is not None:
+            self._net.adapters.load(folder / "adapters")
 
     @property
-    def _adapters(self) -> TaskAdapters | None:
+    def _net(self) -> TextEncoderNet:
         assert isinstance(self.module_, TextEncoderNet)
-        return self.module_.adapters
+        return self.module_
 
 
 class TextEncoderNet(MultiTaskModule):
@@ -111,13 +110,12 @@ class TextEncoderNet(MultiTaskModule):
     def __init__(self, spec: Processor, settings: TextEncoderLearner) -> None:
         super().__init__(spec.tasks)
         self.encoder = as_text_encoder(settings.encoder, spec.reader)
-        self.adapters: TaskAdapters | None = None
-        if lora := as_adapters(settings.adapters):  # type: ignore[arg-type]
-            names = [task.name for task in spec.tasks]
-            self.adapters = TaskAdapters(self.encoder.net, names, lora)
         self.pooling, self.apart = settings.pooling, settings.pairs == "apart"
         self.scale = settings.scale
         self.dropout = nn.Dropout(settings.dropout)
+        lora = as_adapters(settings.adapters)
+        names = [task.name for task in spec.tasks]
+        self.adapters = TaskAdapters(self.encoder.net, names, lora) if lora else None
         self.heads = Heads()
         for task in spec.tasks:
             if isinstance(task.kind, Generation):
@@ -142,28 +140,35 @@ class TextEncoderNet(MultiTaskModule):
         return isinstance(task.kind, Similarity) and self._parted(task)
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Any:
-        """Task -> what it reads, by columns: vectors ``[B, d]`` or ``[B, S, d]``, states of spans.
+        """What the tasks read, by columns: vectors ``[B, d]`` or ``[B, S, d]``, states of spans.
 
-        Tasks share what is found, but for adapters: then each has an encoder of its own.
+        Without adapters that is shared; with them each task has an encoder of its own.
         """
-        shared: Found = {}
-        told = {}
-        for name in tasks:
-            told[name] = found = {} if self.adapters else shared
-            with self.adapters.of(name) if self.adapters else nullcontext():
-                self._read(self.tasks[name], inputs, found)
-        return told
+        every: dict[str, Found] = {}
+        for task in map(self.tasks.__getitem__, tasks):
+            found = every.setdefault(task.name if self.adapters else "", {})
+            with self.adapters.of(task.name) if self.adapters else nullcontext():
+                self._encode(inputs, task, found)
+        return every
 
-    def _read(self, task: Task, inputs: dict[str, Tensor], found: Found) -> None:
+    def _encode(self, inputs: dict[str, Tensor], task: Task, found: Found) -> None:
         if isinstance(task.kind, Span):
-            key: tuple[Any, ...] = ("states", *task.texts)
-            if key not in found:
-                found[key] = self._states(inputs, task.texts)
+            if ("states", *task.texts) not in found:
+                found["states", *task.texts] = self._states(inputs, task.texts)
         elif task.kind.several or self._parted(task):
             for name in task.texts:
                 self._vectors(inputs, (name,), found)
         else:
             self._vectors(inputs, task.texts, found)
+
+    def private_parameters(self) -> list[nn.Parameter]:
+        return super().private_parameters() + (self.adapters.parameters() if self.adapters else [])
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        return [] if self.adapters else super().shared_parameters()
+
+    def last_shared(self) -> list[nn.Parameter]:
+        return [] if self.adapters else super().last_shared()
 
     def _vectors(self, inputs: dict[str, Tensor], names: tuple[str, ...], found: Found) -> None:
         """Pooled states of the rows that have the text; other rows get zeros."""
@@ -201,7 +206,7 @@ class TextEncoderNet(MultiTaskModule):
 
     def answer(self, representation: Any, task: str) -> Tensor:
         about, head = self.tasks[task], self.heads[task]
-        found: Found = representation[task]
+        found: Found = representation[task if self.adapters else ""]
         if isinstance(about.kind, Span):
             states = found["states", *about.texts]
             kept = ~torch.isnan(states[..., :1])

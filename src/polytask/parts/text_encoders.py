@@ -154,13 +154,9 @@ class TextEncoder(nn.Module):
         return out, there
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """The encoder as transformers saves it: configuration, weights, tokenizer.
-
-        Args:
-            state: the weights, where the network's own are wrapped (by adapters).
-        """
+        """As transformers saves it: configuration, weights (or ``state``), tokenizer."""
         with _quiet():
-            self.net.save_pretrained(folder, state_dict=state, safe_serialization=True)
+            self.net.save_pretrained(folder, safe_serialization=True, state_dict=state)
         self.reader.tokenizer.save_pretrained(folder)
 
 
@@ -279,9 +275,6 @@ class TextLearner(NeuralLearner):
         """What lies beside settings, processor and weights in a saved model."""
         self.text_encoder_.save(folder / FOLDER)
 
-    def load_beside(self, folder: Path) -> None:
-        """Give the module what ``save_beside`` wrote beside the encoder."""
-
     @property
     def text_encoder_(self) -> TextEncoder:
         """The fitted encoder."""
@@ -300,7 +293,6 @@ class TextLearner(NeuralLearner):
         learner.encoder = place
         learner.module_ = learner.build(learner.processor_)
         learner.encoder = named
-        learner.load_beside(Path(folder))
         found = learner.module_.load_state_dict(tensors, strict=False)
         lacking = [k for k in found.missing_keys if not k.startswith(_HELD)]
         if lacking or found.unexpected_keys:
@@ -308,8 +300,12 @@ class TextLearner(NeuralLearner):
                 f"model folder {str(folder)!r} does not fit {cls.id}: "
                 f"{[*lacking, *found.unexpected_keys][0]!r}"
             )
+        learner.load_beside(Path(folder))
         learner.module_.eval()
         return learner
+
+    def load_beside(self, folder: Path) -> None:
+        """Take over what ``save_beside`` wrote, but for the encoder."""
 
 
 def training_texts(suite: Suite) -> Iterator[str]:
