@@ -39,9 +39,8 @@ def learner(**fields: Any) -> TextEncoderLearner:
     return TextEncoderLearner(training=training, **settings)
 
 
-@pytest.mark.parametrize("balancer", ["sum", "upgrad"])
-def test_the_encoder_stays_and_every_task_learns(suite: Suite, balancer: str) -> None:
-    model = learner(balancer=balancer).fit(suite)
+def test_the_encoder_stays_and_every_task_learns(suite: Suite) -> None:
+    model = learner().fit(suite)
     net = model.module_
     assert isinstance(net, TextEncoderNet)
     torch.manual_seed(model.training.seed)
@@ -81,6 +80,11 @@ def test_what_is_loaded_answers_as_what_was_saved(suite: Suite, tmp_path: Path) 
     assert "model.safetensors" in sizes
     adapters = sorted(p.name for p in (tmp_path / "model" / "adapters").iterdir())
     assert adapters == ["0", "1", "tasks.json"]
+
+
+def test_there_is_nothing_to_balance(suite: Suite) -> None:
+    with pytest.raises(InputError, match="shares no parameters to balance over"):
+        learner(balancer="upgrad").fit(suite)
 
 
 def test_a_misspelt_adapter_is_refused_before_work(suite: Suite) -> None:
