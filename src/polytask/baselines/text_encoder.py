@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from polytask.data import Processor, Suite
 from polytask.errors import InputError
 from polytask.parts.adapters import TaskAdapters, as_adapters
+from polytask.parts.heads import Heads
 from polytask.parts.text_encoders import FOLDER, Pooling, TextLearner, as_text_encoder, pool
 from polytask.tasks import Boundaries, Generation, Retrieval, Similarity, Span, Tagging, Task
 from polytask.training import MultiTaskModule, Training
@@ -115,7 +116,7 @@ class TextEncoderNet(MultiTaskModule):
         lora = as_adapters(settings.adapters)
         names = [task.name for task in spec.tasks]
         self.adapters = TaskAdapters(self.encoder.net, names, lora) if lora else None
-        self.heads = nn.ModuleDict()
+        self.heads = Heads()
         for task in spec.tasks:
             if isinstance(task.kind, Generation):
                 raise InputError(
