@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from polytask.config import from_dict, to_dict
@@ -85,6 +86,7 @@ class LinearProbe(FittedMixin):
         started = time.perf_counter()
         self.processor_ = Processor.fit(suite)
         texts = training_texts(suite)
+        torch.manual_seed(0)  # of random weights, if it has them
         self.encoder_ = _frozen(self.encoder, as_reader(self.encoder, self.max_length, texts=texts))
         train, validation = (self.processor_.encode(suite, s) for s in ("train", "validation"))
         tasks = self.processor_.tasks

@@ -49,7 +49,14 @@ from polytask.parts.sentence_probe import (
     predicted,
     to_tensors,
 )
-from polytask.parts.text_encoders import encoder_folder
+from polytask.parts.text_encoders import (
+    FOLDER,
+    as_reader,
+    as_text_encoder,
+    encoder_folder,
+    is_ours,
+    training_texts,
+)
 from polytask.tasks import Classification, Task
 from polytask.tasks.text import Boundaries, Retrieval, Similarity, Tagging
 from polytask.training import FittedMixin, Training
@@ -65,7 +72,8 @@ class SentenceTransformers(FittedMixin):
     """One embedding model fine-tuned on all tasks by sentence-transformers, and a head per task.
 
     Attributes:
-        encoder: ``"minilm"``, a hub name or a folder that sentence-transformers opens.
+        encoder: ``"minilm"``, a hub name or a folder that sentence-transformers opens, or
+            ``"bert(...)"`` from random weights.
         max_length: tokens of a text; the rest is cut.
         similarity: loss of similarity tasks.
         sampler: how the data sets of several tasks take turns.
@@ -105,7 +113,7 @@ class SentenceTransformers(FittedMixin):
         """Fit all tasks of the suite; the trainer keeps nothing, so ``out`` stays empty."""
         self.validate(suite)
         self.processor_ = Processor.fit(suite)
-        self.model_ = _opened(encoder_folder(self.encoder), self.max_length, self.training.device)
+        self.model_ = self._start(suite)
         train, validation = (self.processor_.encode(suite, s) for s in ("train", "validation"))
         self.history_: list[dict[str, Any]] = []
         told = [self._told(task, train) for task in self.processor_.tasks]
@@ -119,6 +127,16 @@ class SentenceTransformers(FittedMixin):
         self.model_.eval()
         self.probes_ = best.probes
         return self
+
+    def _start(self, suite: Suite) -> Any:
+        """The encoder as the library opens it; one from random weights is written for it first."""
+        if not is_ours(self.encoder):
+            return _opened(encoder_folder(self.encoder), self.max_length, self.training.device)
+        reader = as_reader(self.encoder, self.max_length, texts=training_texts(suite))
+        torch.manual_seed(self.training.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            as_text_encoder(self.encoder, reader).save(Path(folder))
+            return _opened(folder, self.max_length, self.training.device)
 
     def _told(self, task: Task, data: Batch) -> dict[str, list[Any]] | None:
         """A task's labelled training rows as a data set of the library; None: it trains nothing."""
@@ -242,7 +260,7 @@ class SentenceTransformers(FittedMixin):
         """Heads in our form, and the encoder in the library's under ``encoder/``."""
         processor = self._fitted()
         with tempfile.TemporaryDirectory() as files:
-            self.model_.save_pretrained(f"{files}/encoder", create_model_card=False)
+            self.model_.save_pretrained(f"{files}/{FOLDER}", create_model_card=False)
             write_folder(
                 folder,
                 data={
@@ -258,7 +276,7 @@ class SentenceTransformers(FittedMixin):
         data, tensors = read_folder(folder)
         learner = from_dict(cls, saved_settings(data, cls.id, folder), where=str(folder))
         learner.processor_ = Processor.from_dict(data["processor"])
-        encoder = str(Path(folder) / "encoder")
+        encoder = str(Path(folder) / FOLDER)
         learner.model_ = _opened(encoder, learner.max_length, learner.training.device)
         learner.probes_ = from_tensors(learner.processor_.tasks, tensors)
         return learner

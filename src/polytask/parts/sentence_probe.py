@@ -150,7 +150,7 @@ class Probe:
         if isinstance(task.kind, Similarity) and len(task.texts) == 2:
             heads.append(_last_alone(unit, scaled, y[known]))
         for fitted in heads:
-            weight = fitted.weight / std[:, None]
+            weight = np.asarray(fitted.weight, np.float64) / std[:, None]  # as it will be saved
             head = fitted._replace(weight=weight, bias=fitted.bias - mean @ weight)
             for candidate in _shifted(task, head, x, y):
                 decoded = cls(task, candidate)._decoded(x_validation, counts)

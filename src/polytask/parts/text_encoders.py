@@ -190,7 +190,7 @@ def as_text_encoder(text: str, reader: Reader | None) -> TextEncoder:
     """
     if not isinstance(reader, Subwords):
         raise InputError(f"encoder {text!r} needs the tokens of its own tokenizer")
-    if _is_ours(text):
+    if is_ours(text):
         return TextEncoder(parse_call(text, _ours(reader), "encoder"), reader)
     from transformers import MODEL_MAPPING
 
@@ -229,7 +229,7 @@ def as_reader(
     text: str, longest: int, vocabulary: int = 8000, texts: Iterable[str] = ()
 ) -> Subwords:
     """The tokenizer of an encoder; for one of ours it is learned from ``texts``."""
-    if _is_ours(text):
+    if is_ours(text):
         return Subwords.learned(texts, longest, vocabulary)
     place = encoder_folder(text)
     reach = getattr(_config(text, place), "max_position_embeddings", None) or longest
@@ -353,7 +353,8 @@ def _ours(reader: Subwords) -> Mapping[str, Any]:
 _NAMES = ("bert", "bert_base", "bert_large")
 
 
-def _is_ours(text: str) -> bool:
+def is_ours(text: str) -> bool:
+    """Whether an encoder starts from random weights, with a tokenizer learned from the texts."""
     return text.partition("(")[0].strip() in _NAMES and not Path(text).is_dir()
 
 
