@@ -302,7 +302,7 @@ def test_bad_settings_are_refused_before_anything_is_fitted(reviews):
         "width must be even": small(width=25),
         "heads must be 1 to width": small(heads=0),
         "set question_pointer=False": small(coattention=False),
-        "task 'mod' is not known": small(prompts={"mod": "Is it?"}),
+        "labels of task 'mood': it has no class 'true'": small(labels={"mood": {"true": "yes"}}),
         "is no text column of the task": small(prompts={"mood": "Is {titel}?"}),
         "cannot be read": small(vectors="nowhere.txt"),
     }

@@ -51,7 +51,7 @@ Lines = tuple[str, ...]
 class Wording:
     """How tasks are asked and classes called; a prompt per task, and words per class and task.
 
-    ``to_lines`` and ``from_lines`` make plain text of it, for settings.
+    ``told_lines`` and ``wording`` make settings of it and back.
     """
 
     prompts: Mapping[str, str]
@@ -118,20 +118,13 @@ def told_lines(told: Mapping[str, object] | Sequence[str]) -> Lines:
     return tuple(f"{task}: {line(value)}" for task, value in told.items())
 
 
-def wording(prompts: Sequence[str], labels: Sequence[str], tasks: Sequence[str]) -> Wording:
-    """The wording that settings tell, checked against the names of the tasks."""
-    asked = dict(_entry(line, "prompts") for line in prompts)
-    called = {
-        task: dict(_equation(part, line) for part in rest.split(";"))
-        for line in labels
-        for task, rest in [_entry(line, "labels")]
-    }
-    # The registries may speak of tasks of other suites; a slip in a name must still be told.
-    for what, given, known in (("prompts", asked, PROMPTS), ("labels", called, LABELS)):
-        for task in given:
-            if task not in (*tasks, *known):
-                raise InputError(f"{what}: task {task!r} is not known{nearest(task, tasks)}")
-    return Wording(asked, called)
+def wording(prompts: Sequence[str], labels: Sequence[str]) -> Wording:
+    """The wording that settings tell; it may speak of tasks that a suite does not have."""
+    called = dict(_entry(line, "labels") for line in labels)
+    return Wording(
+        dict(_entry(line, "prompts") for line in prompts),
+        {task: dict(_equation(p, rest) for p in rest.split(";")) for task, rest in called.items()},
+    )
 
 
 @dataclass(frozen=True)
