@@ -28,7 +28,10 @@ from tables import MissingDataError, read
 from polytask.comparing.claims import Claim
 from polytask.data import Suite
 from polytask.data.question_suite import CLOSED_WORDS, question_suite
+from polytask.data.questions import padded
+from polytask.data.splits import SPLITS
 from polytask.parts.answering import AnsweringLearner, AnsweringModule
+from polytask.parts.text_encoders import as_reader, as_text_encoder
 from polytask.systems.mqan import MQAN
 from polytask.tasks import Generation, Span
 from polytask.tasks.decathlon import joint_goals
@@ -133,12 +136,13 @@ PROMPTS = {
     "woz": "What is the change in state?",
 }
 LABELS = {"msrp": {"0": "different", "1": "same"}}
-TRAIN, VALIDATION, TEST = 1000, 250, 500
-DIALOGUES = (250, 60, 120)
+Sizes = tuple[int, int, int]
+ROWS: Sizes = (1000, 250, 500)  # of each task but the dialogues, per split
+TURNS = 4  # of a dialogue, on average
 
 
 @lru_cache(maxsize=1)
-def real() -> Suite:
+def real(rows: Sizes = ROWS) -> Suite:
     """Five tasks with a table each, the same rows for every seed."""
     sst2 = read("text_sentences/sst2.parquet")
     trec = _with_validation(read("text_sentences/trec.parquet"))
@@ -146,28 +150,28 @@ def real() -> Suite:
     slots = _with_validation(slot_rows(read("slots_span5/data.parquet")))
     plain = {"texts": ("text",), "target": "label_name", "kind": "classification"}
     spec: dict[str, dict[str, Any]] = {
-        "sst2": {"source": _sampled(sst2), **plain},
-        "trec": {"source": _sampled(trec), **plain},
+        "sst2": {"source": _sampled(sst2, rows), **plain},
+        "trec": {"source": _sampled(trec, rows), **plain},
         "msrp": {
-            "source": _sampled(msrp),
+            "source": _sampled(msrp, rows),
             "texts": ("sentence1", "sentence2"),
             "target": "paraphrase",
             "kind": "classification",
         },
         "slots": {
-            "source": _sampled(slots),
+            "source": _sampled(slots, rows),
             "texts": ("slot", "text"),
             "target": "answer",
             "kind": Span(tokens=12),
         },
         "woz": {
-            "source": dialogues(),
+            "source": dialogues(rows),
             "texts": ("turn",),
             "target": "change",
             "kind": Generation(metric="em", tokens=30),
         },
     }
-    about = f"the same {TRAIN:,} training rows of each task ({DIALOGUES[0]} dialogues of WOZ)"
+    about = f"the same {rows[0]:,} training rows of each task, of WOZ as many turns in dialogues"
     return Suite.from_tasks(
         {task: {**given, "split": "split"} for task, given in spec.items()},
         name="five text tasks",
@@ -175,12 +179,12 @@ def real() -> Suite:
     )
 
 
-def _sampled(table: pd.DataFrame) -> pd.DataFrame:
+def _sampled(table: pd.DataFrame, rows: Sizes) -> pd.DataFrame:
     """So many rows of each split, drawn once."""
     parts = []
-    for split, rows in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+    for split, number in zip(SPLITS, rows, strict=True):
         mine = table[table["split"] == split]
-        parts.append(mine.sample(min(rows, len(mine)), random_state=0))
+        parts.append(mine.sample(min(number, len(mine)), random_state=0))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -207,14 +211,14 @@ def slot_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=1)
-def dialogues() -> pd.DataFrame:
+def dialogues(rows: Sizes = ROWS) -> pd.DataFrame:
     """English WOZ turns of whole dialogues: ``acts -- user`` and what changes in the state."""
     table = read("dialogue_woz/data.parquet")
     table = table[table["lang"] == "en"]
     parts = []
-    for split, number in zip(("train", "validation", "test"), DIALOGUES, strict=True):
+    for split, number in zip(SPLITS, rows, strict=True):
         mine = table[table["split"] == split]
-        kept = mine["dialogue"].drop_duplicates().sample(number, random_state=0)
+        kept = mine["dialogue"].drop_duplicates().sample(number // TURNS, random_state=0)
         parts.append(mine[mine["dialogue"].isin(kept)].sort_values(["dialogue", "turn"]))
     found = pd.concat(parts, ignore_index=True)
     turns, changes = [], []
@@ -234,12 +238,11 @@ def points(learner: AnsweringLearner, suite: Suite) -> dict[str, float]:
     scores = learner.score(suite)
     found = {t: 100 * scores[t][METRICS[t][0]] for t in scores if t != "woz"}
     if "woz" in scores:
-        found["woz"] = 100 * joint_goal(learner)
+        found["woz"] = 100 * joint_goal(learner, dialogues())
     return found
 
 
-def joint_goal(learner: AnsweringLearner) -> float:
-    table = dialogues()
+def joint_goal(learner: AnsweringLearner, table: pd.DataFrame) -> float:
     test = table[table["split"] == "test"]
     said = learner.predict({"text": test["turn"].tolist()}, ["woz"])["woz"]
     reader: Any = learner.processor_.reader
@@ -285,43 +288,47 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def fit_real(make: Make, row: str, seed: int, only: str = "") -> dict[str, Any]:
-    suite = real().only(only) if only else real()
+def fit_real(make: Make, rows: Sizes, row: str, seed: int, only: str = "") -> dict[str, Any]:
+    suite = real(rows).only(only) if only else real(rows)
     learner = make(seed, **({} if only else WAYS[row])).fit(suite)
     return {"test": points(learner, suite), "updates": learner.state_.steps}
 
 
-def probe() -> dict[str, Any]:
+def probe(rows: Sizes) -> dict[str, Any]:
     """Logistic regression on frozen MiniLM embeddings; C chosen on validation."""
-    from sentence_transformers import SentenceTransformer
     from sklearn.linear_model import LogisticRegression
 
-    from polytask.parts.text_encoders import _place
+    reader = as_reader("minilm", 128)
+    encoder, suite = as_text_encoder("minilm", reader).eval(), real(rows)
 
-    encoder, suite = SentenceTransformer(_place("minilm"), device="cpu"), real()
+    @torch.inference_mode()
+    def embedded(texts: Sequence[str]) -> np.ndarray:
+        parts = [texts[i : i + 50] for i in range(0, len(texts), 50)]
+        return np.concatenate([encoder.embed(padded(reader.ids(p))).numpy() for p in parts])
+
     found = {}
     for task in suite.tasks[:3]:
         x, y = {}, {}
         for split in ("train", "validation", "test"):
             table = suite.only(task.name).table(split)
-            sides = [encoder.encode(table[c].to_pylist()) for c in task.texts]
+            sides = [embedded(table[c].to_pylist()) for c in task.texts]
             apart = [abs(sides[0] - sides[1]), sides[0] * sides[1]] if len(sides) == 2 else []
             x[split] = np.concatenate([*sides, *apart], axis=1)
             y[split] = np.array(task.labels(table).to_pylist())
         models = [
-            LogisticRegression(C=c, max_iter=2000).fit(x["train"], y["train"])
-            for c in (0.1, 1.0, 10.0, 100.0)
+            LogisticRegression(C=c, max_iter=500).fit(x["train"], y["train"])
+            for c in (0.1, 1.0, 10.0)
         ]
         best = max(models, key=lambda model: model.score(x["validation"], y["validation"]))
         found[task.name] = 100 * float(best.score(x["test"], y["test"]))
     return {"test": found}
 
 
-def majority() -> dict[str, Any]:
+def majority(rows: Sizes) -> dict[str, Any]:
     """The most frequent class of the training rows."""
     found = {}
-    for task in real().tasks[:3]:
-        labels = {s: real().labels(task, s).drop_null().to_pandas() for s in ("train", "test")}
+    for task in real(rows).tasks[:3]:
+        labels = {s: real(rows).labels(task, s).drop_null().to_pandas() for s in ("train", "test")}
         found[task.name] = 100 * float((labels["test"] == labels["train"].mode()[0]).mean())
     return {"test": found}
 
@@ -350,18 +357,19 @@ def layered_cells() -> Iterator[Cell]:
             yield settings, partial(fit_synthetic, row, seed)
 
 
-def real_cells(make: Make) -> Iterator[Cell]:
+def real_cells(make: Make, rows: Sizes) -> Iterator[Cell]:
     for seed in SEEDS:
         for row in WAYS:
-            yield {"suite": "real", "row": row, "seed": seed}, partial(fit_real, make, row, seed)
+            settings = {"suite": "real", "row": row, "seed": seed}
+            yield settings, partial(fit_real, make, rows, row, seed)
         for task in REAL:
             settings = {"suite": "real", "row": "single", "only": task, "seed": seed}
-            yield settings, partial(fit_real, make, "single", seed, task)
+            yield settings, partial(fit_real, make, rows, "single", seed, task)
 
 
-def rival_cells() -> Iterator[Cell]:
-    yield {"suite": "real", "row": "linear probe", "seed": 0}, probe
-    yield {"suite": "real", "row": "majority", "seed": 0}, majority
+def rival_cells(rows: Sizes) -> Iterator[Cell]:
+    yield {"suite": "real", "row": "linear probe", "seed": 0}, partial(probe, rows)
+    yield {"suite": "real", "row": "majority", "seed": 0}, partial(majority, rows)
 
 
 def run() -> Record:
@@ -375,7 +383,7 @@ def run() -> Record:
     except MissingDataError as problem:
         print(f"the real tasks are left out: {problem}", flush=True)
     else:
-        for settings, measure in (*real_cells(small), *rival_cells()):
+        for settings, measure in (*real_cells(small, ROWS), *rival_cells(ROWS)):
             record.cell(settings, measure)
     for settings, measure in layered_cells():
         record.cell(settings, measure)
