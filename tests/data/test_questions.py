@@ -103,6 +103,12 @@ def test_labels_of_unknown_classes_are_refused():
         Wording({}, {"mood": {"godo": "fine"}}).words(task(CLASSES))
 
 
+def test_classes_that_read_the_same_are_refused():
+    twins = task(Classification(("US", "us")))
+    with pytest.raises(InputError, match=r"two of its answers read the same, US or us"):
+        Question.of(twins, Words([]), PLAIN)
+
+
 def test_settings_survive_plain_text():
     lines = told_lines({"mood": "Is this {classes}: a, b?"})
     called = told_lines({"mood": {"0": "bad", "1": "very good"}})
@@ -124,6 +130,11 @@ def test_settings_survive_plain_text():
 def test_settings_that_cannot_be_read_are_refused(prompts, labels, said):
     with pytest.raises(InputError, match=said):
         wording(prompts, labels)
+
+
+def test_classes_that_lines_cannot_tell_are_refused():
+    with pytest.raises(InputError, match="without ';' or '='"):
+        told_lines({"mood": {"a": "good; bad"}})
 
 
 def test_what_is_registered_is_the_default_of_a_learner(monkeypatch):

@@ -297,6 +297,20 @@ def test_missing_labels_teach_nothing(reviews):
     torch.testing.assert_close(net.losses(batch)["mood"], net.losses(kept)["mood"])
 
 
+def test_spans_beyond_the_limit_teach_nothing(reviews):
+    learner = small()
+    learner.processor_ = Processor.fit(reviews, learner.reader(reviews))
+    torch.manual_seed(0)
+    net = learner.build(learner.processor_).eval()
+    batch = learner.processor_.encode(reviews, "train")[:6].only(["thing"])
+    whole = net.losses(batch[:3])["thing"]
+    batch.targets["thing"][3:] = -1  # what a span is that was cut off with its text
+    torch.testing.assert_close(net.losses(batch)["thing"], whole)
+    nothing = net.losses(batch[3:])["thing"]
+    nothing.backward()
+    assert nothing == 0
+
+
 def test_bad_settings_are_refused_before_anything_is_fitted(reviews):
     cases = {
         "width must be even": small(width=25),

@@ -111,9 +111,12 @@ def told_lines(told: Mapping[str, object] | Sequence[str]) -> Lines:
         return tuple(told)
 
     def line(value: object) -> str:
-        if isinstance(value, Mapping):
-            return "; ".join(f"{name}={words}" for name, words in value.items())
-        return str(value)
+        if not isinstance(value, Mapping):
+            return str(value)
+        for name, words in value.items():
+            if ";" in f"{name}{words}" or "=" in str(name):
+                raise InputError(f"labels: {name!r}, {words!r}: a class is told without ';' or '='")
+        return "; ".join(f"{name}={words}" for name, words in value.items())
 
     return tuple(f"{task}: {line(value)}" for task, value in told.items())
 
@@ -157,6 +160,11 @@ class Question:
         context, question = map(read, wording.templates(task))
         words = wording.words(task)
         choices = padded(reader.ids(words)) if words else None
+        if choices is not None and len(choices.unique(dim=0)) < len(words):
+            raise InputError(
+                f"task {task.name!r}: two of its answers read the same, {_listed(words)}; give "
+                "each class words of its own in labels"
+            )
         return cls(task, context, question, choices)
 
     def cast(self, inputs: Mapping[str, Tensor], limit: int) -> tuple[Tensor, Tensor]:
@@ -182,7 +190,7 @@ class Question:
             first, end = target[:, :1], target[:, 1:]
             width = max(1, int((end - first).max()))
             places = first + torch.arange(width, device=text.device)
-            inside = (places < end) & (first >= 0)  # -1: the answer was cut off with the text's end
+            inside = (places < end) & (first >= 0)
             ids = text.gather(1, places.clamp(0, text.shape[1] - 1))
             return ids.masked_fill(~inside, -1)
         assert isinstance(kind, Generation)

@@ -86,11 +86,19 @@ class AnsweringModule(MultiTaskModule):
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Per task the mean over the tokens of its labelled rows."""
+        """Per task the mean over the tokens of its labelled rows.
+
+        Parts of a batch (micro-batches, processes) are weighed by their rows, as everywhere.
+        """
         losses = {}
         for name, target in batch.targets.items():
             rows = batch.masks[name]
             asked = self.questions[name]
+            if isinstance(asked.task.kind, Span):
+                rows = rows & (target[:, 0] >= 0)  # the others were cut off with the text's end
+            if not bool(rows.any()):
+                losses[name] = 0.0 * next(self.parameters()).sum()
+                continue
             inputs = {column: batch.inputs[column][rows] for column in asked.task.texts}
             memory = self.read(*asked.cast(inputs, self.limit))
             answers = asked.answers(inputs, target[rows])
