@@ -61,17 +61,22 @@ WITH_LAYERS = {"full, with layers": {"layers": 1}}
 
 @lru_cache(maxsize=len(SEEDS))
 def synthetic(seed: int) -> Suite:
-    return question_suite((UPDATES // EPOCHS * SIZE, 100, 500), seed=seed)
+    rows = (UPDATES // EPOCHS * SIZE, 100, 500)
+    return question_suite(rows, words=(4000, 300, 300), seed=seed)
 
 
 def miniature(seed: int, **changes: Any) -> MQAN:
-    """The paper's network without its transformer layers, as small as the tasks allow."""
+    """The paper's network without its transformer layers, as small as the tasks allow.
+
+    The rate falls to zero, for the inverse square root has hardly fallen after so few updates; that
+    and the width were chosen by the look-up's validation rows (seed 2).
+    """
     budget = Training(
         lr=2.5e-3,
         batch=SIZE,
         epochs=EPOCHS,
         patience=EPOCHS,
-        schedule="inverse_sqrt(warmup=200)",
+        schedule="linear(warmup=0.1)",
         betas=(0.9, 0.98),
         eps=1e-9,
         clip=1.0,
@@ -80,9 +85,9 @@ def miniature(seed: int, **changes: Any) -> MQAN:
     )
     given: dict[str, Any] = {"layers": 0, "mixture": "round_robin", **changes}
     return MQAN(
-        width=64,
+        width=96,
         heads=2,
-        hidden=64,
+        hidden=96,
         dropout=0.1,
         coattention_dropout=0.1,
         generative=3 + len(CLOSED_WORDS),
