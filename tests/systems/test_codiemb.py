@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from polytask.data import Processor, Suite, as_mixture
-from polytask.data.texts import Subwords
 from polytask.errors import InputError
 from polytask.parts.merging import fusion_weights
 from polytask.parts.order import pearson, pro, rank_kl
@@ -68,7 +67,7 @@ def net(learner: CoDiEmb, suite: Suite) -> CoDiEmbNet:
 
 def test_both_sorts_of_task_are_learned(tiny: Suite) -> None:
     """Scores of held-out rows rise above those of the weights it starts from."""
-    budget = Training(lr=2e-3, batch=16, epochs=12, patience=12, device="cpu")
+    budget = Training(lr=5e-3, batch=16, epochs=4, patience=4, device="cpu")
     learner = small(training=budget)
     start = replace(learner, training=replace(budget, lr=1e-9, epochs=1)).fit(tiny).score(tiny)
     end = learner.fit(tiny).score(tiny)
@@ -120,8 +119,10 @@ def test_the_similarity_loss_has_the_papers_weights() -> None:
     inside = Objective().similarity(Embedded(a, b), Embedded(b, a), y) - order
     expected = torch.nn.functional.cross_entropy((b @ a.T / 0.02)[5:], torch.tensor([5]))
     assert inside.item() == pytest.approx(expected.item(), rel=1e-4)
-    quiet = Objective().similarity(Embedded(a, b), Embedded(b, a), y * 0.9) - order
-    assert quiet.item() == pytest.approx(0, abs=1e-4)  # no pair of the highest gold
+    low = 0.9 * y  # no pair of the highest gold
+    quiet = Objective().similarity(Embedded(a, b), Embedded(b, a), low)
+    alone = Objective().similarity(Embedded(a, None), Embedded(b, None), low)
+    assert quiet.item() == alone.item()
 
 
 @pytest.mark.parametrize("objective", ["infonce", "cosent"])
@@ -144,6 +145,10 @@ def test_cosent_of_retrieval_is_cosent_of_all_pairs() -> None:
     gold = torch.tensor([float(b == n and k < 2) for b, n, k in pairs])
     found = objective.retrieval(q, slots, filled)
     assert found.item() == pytest.approx(cosent(scores, gold).item(), rel=1e-5)
+    lonely = q[:1].clone().requires_grad_(True)  # one query, and nothing that is wrong for it
+    loss = objective.retrieval(lonely, slots[:1], torch.tensor([[True, True, False]]))
+    loss.backward()
+    assert loss.item() == 0 and lonely.grad is not None and not lonely.grad.any()
 
 
 # -- slots -----------------------------------------------------------------------------------------
@@ -234,11 +239,9 @@ def test_a_sentence_transformer_opens_here(tmp_path: Path, pooling: str) -> None
     package = pytest.importorskip("sentence_transformers")
     from sentence_transformers.sentence_transformer import modules
 
-    reader = Subwords.learned([" ".join(WORDS)], 32, 60)
     encoder = net(small(), search_suite()).encoder
     encoder.reader.tokenizer.save_pretrained(tmp_path / "bert")
     encoder.net.save_pretrained(tmp_path / "bert")
-    assert len(reader) <= 60
     parts = [
         modules.Transformer(str(tmp_path / "bert"), max_seq_length=12),
         modules.Pooling(encoder.width, pooling),
@@ -258,7 +261,7 @@ def test_a_sentence_transformer_is_fitted_further(tiny: Suite, folder: Path) -> 
     start = CoDiEmb.from_sentence_transformers(folder, training=small().training)
     before = start.embed(WORDS)
     after = start.fit(tiny).embed(WORDS)
-    assert 0.01 < np.abs(after - before).max() and start.query_prompt == "Query: "
+    assert np.abs(after - before).max() > 0.01 and start.query_prompt == "Query: "
 
 
 def test_it_comes_back_as_it_was(fitted: CoDiEmb, folder: Path) -> None:
@@ -340,7 +343,9 @@ def test_models_of_another_size_are_refused(
 
 
 def scored(**more: Any) -> pa.Table:
-    return pa.table({"a": WORDS * 5, "b": WORDS[::-1] * 5, "score": [0.0, 1.0, 2.0, 3.0] * 5, **more})
+    return pa.table(
+        {"a": WORDS * 5, "b": WORDS[::-1] * 5, "score": [0.0, 1.0, 2.0, 3.0] * 5, **more}
+    )
 
 
 def test_negatives_have_no_place_in_similarity() -> None:
@@ -348,14 +353,14 @@ def test_negatives_have_no_place_in_similarity() -> None:
     roles = {"a": "text", "b": "text", "negatives": "text"}
     kind = {"kind": "similarity", "texts": ["a", "negatives"]}
     suite = Suite.from_table(table, {"score": kind}, inputs=roles)
-    with pytest.raises(InputError, match="'score'.*'negatives' holds several.*no place"):
+    with pytest.raises(InputError, match=r"'score'.*'negatives' holds several.*no place"):
         small().fit(suite)
 
 
 def test_other_kinds_are_refused() -> None:
     table = scored(same=[True, False] * 10)
     suite = Suite.from_table(table, ["same"], inputs={"a": "text", "b": "text"}, exclude=["score"])
-    with pytest.raises(InputError, match="'same'.*'classification'"):
+    with pytest.raises(InputError, match=r"'same'.*'classification'"):
         small().fit(suite)
 
 
@@ -367,7 +372,7 @@ def test_a_query_without_answer_is_refused() -> None:
         pa.table({**rows, "split": split}),
         {"relevant": "retrieval"},
         inputs={"query": "text", "found": "text"},
-        split="split",
+        split="column:split",
     )
     with pytest.raises(InputError, match="'relevant', training row 4"):
         small().fit(suite)
@@ -376,7 +381,7 @@ def test_a_query_without_answer_is_refused() -> None:
 def test_what_would_be_another_loss_is_refused(tiny: Suite) -> None:
     with pytest.raises(InputError, match="accumulation"):
         small(training=Training(accumulation=2)).fit(tiny)
-    with pytest.raises(InputError, match="query_prompt has .* tokens"):
+    with pytest.raises(InputError, match=r"query_prompt has .* tokens"):
         small(query_prompt="the dog " * 40, max_length=16).fit(tiny)
 
 
@@ -416,7 +421,7 @@ def test_paper_scale_is_bert_large() -> None:
     with torch.device("meta"):
         module = learner.build(spec)
     size = sum(p.numel() for p in module.parameters())
-    tokens = len(module.encoder.reader)
+    tokens = module.encoder.net.config.vocab_size
     assert module.encoder.width == 1024 and module.encoder.depth == 24
     assert size + (21_128 - tokens) * 1024 == 324_472_832
 

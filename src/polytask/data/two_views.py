@@ -5,8 +5,8 @@ in R^96, plus one number that says whether it is a query (1) or not (0).
 
 - Similarity: two sentences (M = A); gold is the cosine of D z and D z' with D = diag(2.5 four
   times, 0.5 twelve times), clipped at 0 and rounded to fifths. Four directions decide nearly all.
-- Retrieval: a query (M = B) and documents (M = A + B/2) of latents near its own: two positives (0.25
-  of noise per direction) and four hard negatives (1.2). All sixteen directions count alike.
+- Retrieval: a query (M = B) and documents (M = A + B/2) of latents near its own: two positives
+  (0.25 of noise per direction) and four hard negatives (1.2). All sixteen directions count alike.
 
 So an encoder that is best for one task has thrown away what the other needs.
 """

@@ -138,17 +138,16 @@ class Objective:
             + self.pro * pro(cosine, gold, t)
         )
         if len(parts) > 3:
-            chosen = gold >= self.threshold - 1e-6
-            loss = loss + self.middle * in_batch(
-                parts[3], parts[4], temperature=self.temperature, chosen=chosen
-            )
+            alike = gold >= self.threshold - 1e-6
+            inside = in_batch(parts[3], parts[4], temperature=self.temperature, chosen=alike)
+            loss = loss + self.middle * inside
         return loss
 
     def retrieval(self, queries: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
         """Loss of queries ``[B, d]``: m positives, then k negatives ``[B, m + k, d]``."""
-        m = self.positives
         if self.name == "cosent":
             return self._retrieval_by_order(queries, slots, filled)
+        m = self.positives
         return multi_positive(
             queries,
             slots[:, :m],
@@ -161,21 +160,20 @@ class Objective:
 
     def _retrieval_by_order(self, queries: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
         """CoSENT of every query with every candidate of the batch: 1 for its own positives."""
-        n, m = len(queries), self.positives
-        sent = torch.cat([slots.flatten(1), filled.to(slots.dtype)], dim=1)
+        m, width = slots.shape[1:]
+        sent = torch.cat([queries, slots.flatten(1), filled.to(slots.dtype)], dim=1)
         if self.gather_retrieval:
-            sent = torch.cat([queries, sent], dim=1)
             sent = gather(sent).rows
-            queries, sent = sent.split([queries.shape[1], sent.shape[1] - queries.shape[1]], 1)
-        candidates = sent[:, : slots.shape[1] * slots.shape[2]].unflatten(1, slots.shape[1:])
-        kept = sent[:, candidates[0].numel() :] > 0
-        scores = torch.einsum("bd,nsd->bns", queries, candidates) / self.order_temperature
+        queries, flat, kept = sent.split([width, m * width, m], dim=1)
+        scores = torch.einsum("bd,nsd->bns", queries, flat.unflatten(1, (m, width)))
+        scores, kept = scores / self.order_temperature, kept > 0
         own = torch.eye(len(queries), dtype=torch.bool, device=scores.device).unsqueeze(-1)
-        positive = own & (torch.arange(slots.shape[1], device=scores.device) < m) & kept
+        positive = own & kept & (torch.arange(m, device=scores.device) < self.positives)
         negative = kept & ~positive
-        # With two grades the double sum of CoSENT falls apart into a product.
-        up = (-scores).masked_fill(~positive, float("-inf")).flatten().logsumexp(0)
-        down = scores.masked_fill(~negative, float("-inf")).flatten().logsumexp(0)
+        # With two grades the double sum of CoSENT falls apart into a product. Not minus infinity:
+        # a single query without negatives would get a gradient of nan.
+        up = (-scores).masked_fill(~positive, -1e9).flatten().logsumexp(0)
+        down = scores.masked_fill(~negative, -1e9).flatten().logsumexp(0)
         return F.softplus(up + down)
 
 
@@ -192,7 +190,7 @@ class EmbeddingNet(MultiTaskModule):
         raise NotImplementedError
 
     def present(self, rows: Tensor) -> Tensor:
-        """bool ``[N]``: True where an encoded row holds anything."""
+        """Which encoded rows hold anything: bool ``[N]``."""
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -420,6 +418,8 @@ class CoDiEmb(TextLearner):
 
     def embed(self, texts: Sequence[str], role: Role = "query") -> NDArray[np.float32]:
         """Unit vectors ``[N, d]`` of texts that ask, or of texts that are to be found."""
+        if not len(texts):
+            raise InputError("there is no text to embed")
         column = Texts("texts", list(texts), self._fitted().reader)
         for i, text in enumerate(column.strings):
             if not isinstance(text, str) or not text.strip():
@@ -500,24 +500,26 @@ class CoDiEmb(TextLearner):
         for module in _json(root / "modules.json", folder):
             kind = module["type"].rpartition(".")[2]
             if kind not in ("Transformer", "Pooling", "Normalize"):
-                raise InputError(f"{str(folder)!r} has a module {kind}, which codiemb does not have")
+                raise InputError(
+                    f"{str(folder)!r} has a module {kind}, which codiemb does not have"
+                )
             found[kind] = module["path"]
         for kind in ("Transformer", "Pooling"):
             if kind not in found:
                 raise InputError(f"{str(folder)!r} has no module {kind}")
         place = root / found["Transformer"]
         pooling = _json(root / found["Pooling"] / "config.json", folder)
-        told = _json(place / "sentence_bert_config.json", folder, {})
+        told = _json(place / "sentence_bert_config.json", folder, {}).get("max_seq_length")
+        read = _json(place / "tokenizer_config.json", folder, {}).get("model_max_length")
         prompts = _json(root / "config_sentence_transformers.json", folder, {}).get("prompts") or {}
         known = {
             "encoder": str(place),
+            "max_length": int(min(told or read or _LONG, _LONG)),
             "pooling": _pooling(pooling, folder),
             "pool_prompt": pooling.get("include_prompt", True),
             "query_prompt": prompts.get("query") or "",
             "document_prompt": prompts.get("document") or "",
         }
-        if told.get("max_seq_length"):
-            known["max_length"] = told["max_seq_length"]
         learner = cls(**{**known, **settings})
         reader = as_reader(learner.encoder, learner.max_length)
         learner.processor_ = Processor({}, {}, {}, (), reader=reader)
@@ -543,14 +545,13 @@ def fuse(
     fitted = [CoDiEmb.from_pretrained(folder) for folder in models]
     first = fitted[0]
     start = as_text_encoder(str(base), as_reader(str(base), first.max_length))
-    merged = merge(
-        [model.text_encoder_.state_dict() for model in fitted], start.state_dict(), rule
-    )
+    merged = merge([model.text_encoder_.state_dict() for model in fitted], start.state_dict(), rule)
     first.text_encoder_.load_state_dict(merged)
     return first
 
 
 _TOKENS = 1 << 14  # of a forward pass, padding included
+_LONG = 1 << 15  # where a tokenizer knows no end, the network's own applies
 _POOLINGS = {
     "mean": "mean_tokens",
     "cls": "cls_token",
