@@ -266,7 +266,7 @@ def small(seed: int, **changes: Any) -> MQAN:
         batch=32,
         epochs=10,
         patience=10,
-        schedule="inverse_sqrt(warmup=200)",
+        schedule="linear(warmup=0.1)",
         betas=(0.9, 0.98),
         eps=1e-9,
         clip=1.0,
