@@ -44,10 +44,10 @@ SEEDS = (0, 1, 2)
 # -- the synthetic suite ---------------------------------------------------------------------------
 
 SYNTHETIC = ("lookup", "choice", "mapping", "query")
-UPDATES = 750  # per task
+UPDATES = 500  # per task
 SIZE = 48
-EPOCHS = 6
-FIRST = 300  # updates on the slow task alone, out of the same total
+EPOCHS = 5
+FIRST = 200  # updates on the slow task alone, out of the same total
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
