@@ -32,7 +32,7 @@ Differs from the paper:
      encoder instead.
  (8) The token budget of a batch counts the texts' tokens, not max(context, 5 answer).
  (9) W of the coattention starts as the identity (the paper does not say), so that equal words match
-     from the first update: look-ups are learned in a fraction of the updates.
+     from the first update: look-ups are learned in far fewer updates.
  (10) S2S reads context and question as one text with two BiLSTMs, and its LSTM decodes alone.
 """
 
