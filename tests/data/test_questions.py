@@ -6,7 +6,6 @@ import torch
 
 from polytask.data import Suite
 from polytask.data.questions import (
-    LABELS,
     LEVELS,
     PROMPTS,
     Question,
@@ -19,6 +18,7 @@ from polytask.data.questions import (
 )
 from polytask.data.words import Words
 from polytask.errors import InputError
+from polytask.systems.mqan import MQAN
 from polytask.tasks import Classification, Generation, Regression, Similarity, Span, Task
 
 PLAIN = Wording({}, {})
@@ -103,30 +103,46 @@ def test_labels_of_unknown_classes_are_refused():
         Wording({}, {"mood": {"godo": "fine"}}).words(task(CLASSES))
 
 
+def test_classes_that_read_the_same_are_refused():
+    twins = task(Classification(("US", "us")))
+    with pytest.raises(InputError, match=r"two of its answers read the same, US or us"):
+        Question.of(twins, Words([]), PLAIN)
+
+
 def test_settings_survive_plain_text():
     lines = told_lines({"mood": "Is this {classes}: a, b?"})
     called = told_lines({"mood": {"0": "bad", "1": "very good"}})
     assert lines == ("mood: Is this {classes}: a, b?",)
     assert called == ("mood: 0=bad; 1=very good",)
     assert told_lines(lines) == lines
-    told = wording(lines, called, ["mood"])
+    told = wording(lines, called)
     assert told.prompts == {"mood": "Is this {classes}: a, b?"}
     assert told.labels == {"mood": {"0": "bad", "1": "very good"}}
 
 
-def test_settings_of_unknown_tasks_are_refused_but_for_registered_ones(monkeypatch):
-    monkeypatch.setitem(PROMPTS, "elsewhere", "What?")
-    wording(("elsewhere: What?",), (), ["mood"])
-    with pytest.raises(InputError, match=r"prompts: task 'mod' is not known.*mood"):
-        wording(("mod: What?",), (), ["mood"])
-    with pytest.raises(InputError, match=r"labels: 'mood: bad' is not of the form"):
-        wording((), ("mood: bad",), ["mood"])
-    with pytest.raises(InputError, match=r"prompts: 'What\?' is not of the form"):
-        wording(("What?",), (), ["mood"])
+@pytest.mark.parametrize(
+    ("prompts", "labels", "said"),
+    [
+        (("What?",), (), r"prompts: 'What\?' is not of the form 'task: words'"),
+        ((), ("mood: bad",), "labels: 'bad' is not of the form 'task: class=words; class=words'"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_refused(prompts, labels, said):
+    with pytest.raises(InputError, match=said):
+        wording(prompts, labels)
 
 
-def test_the_registries_begin_empty():
-    assert PROMPTS == {} and LABELS == {}
+def test_classes_that_lines_cannot_tell_are_refused():
+    with pytest.raises(InputError, match="without ';' or '='"):
+        told_lines({"mood": {"a": "good; bad"}})
+
+
+def test_what_is_registered_is_the_default_of_a_learner(monkeypatch):
+    monkeypatch.setitem(PROMPTS, "mood", "Is this {classes}?")
+    learner = MQAN()
+    monkeypatch.setitem(PROMPTS, "mood", "What now?")
+    assert learner.prompts == ("mood: Is this {classes}?",)  # and it stays so, also when saved
+    assert MQAN(prompts={"thing": "What is it?"}).prompts == ("thing: What is it?",)
 
 
 def test_classes_are_answered_by_their_words():

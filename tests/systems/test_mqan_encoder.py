@@ -145,7 +145,7 @@ def test_copying_from_the_question_is_learned():
 def test_bad_settings_are_refused(pairs):
     with pytest.raises(InputError, match="heads must be 1 to width"):
         small(heads=0).fit(pairs)
-    with pytest.raises(InputError, match=r"task 'relatoin' is not known.*relation"):
-        small(prompts={"relatoin": "Is it?"}).fit(pairs)
+    with pytest.raises(InputError, match=r"\{thrid\} is no text column of the task.*first"):
+        small(prompts={"relation": "Is it {thrid}?"}).fit(pairs)
     with pytest.raises(InputError, match=r"'sections'.*cannot be put in words"):
         small().fit(document_suite())

@@ -16,6 +16,9 @@ from polytask.tasks.decathlon import (
 NAMES = ["SQuAD", "IWSLT", "CNN/DM", "MNLI", "SST", "SRL", "ZRE", "WOZ", "WikiSQL", "MWSC"]
 # Rows of table 2 of the paper (validation), and their decaScores.
 PUBLISHED = {
+    "single, S2S": ([48.2, 25.0, 19.0, 67.5, 86.4, 63.5, 20.0, 85.3, 60.0, 43.9], 518.8),
+    "single, self-attention": ([68.2, 23.3, 20.0, 68.5, 86.8, 67.8, 19.9, 86.0, 72.4, 46.3], 559.2),
+    "single, coattention": ([74.6, 26.0, 25.1, 34.7, 86.2, 74.8, 16.6, 86.5, 72.3, 40.4], 537.2),
     "single, question pointer": (
         [75.5, 25.5, 24.0, 72.8, 88.1, 75.2, 15.6, 84.4, 72.6, 52.4],
         586.1,

@@ -51,7 +51,7 @@ Lines = tuple[str, ...]
 class Wording:
     """How tasks are asked and classes called; a prompt per task, and words per class and task.
 
-    ``to_lines`` and ``from_lines`` make plain text of it, for settings.
+    ``told_lines`` and ``wording`` make settings of it and back.
     """
 
     prompts: Mapping[str, str]
@@ -111,27 +111,23 @@ def told_lines(told: Mapping[str, object] | Sequence[str]) -> Lines:
         return tuple(told)
 
     def line(value: object) -> str:
-        if isinstance(value, Mapping):
-            return "; ".join(f"{name}={words}" for name, words in value.items())
-        return str(value)
+        if not isinstance(value, Mapping):
+            return str(value)
+        for name, words in value.items():
+            if ";" in f"{name}{words}" or "=" in str(name):
+                raise InputError(f"labels: {name!r}, {words!r}: a class is told without ';' or '='")
+        return "; ".join(f"{name}={words}" for name, words in value.items())
 
     return tuple(f"{task}: {line(value)}" for task, value in told.items())
 
 
-def wording(prompts: Sequence[str], labels: Sequence[str], tasks: Sequence[str]) -> Wording:
-    """The wording that settings tell, checked against the names of the tasks."""
-    asked = dict(_entry(line, "prompts") for line in prompts)
-    called = {
-        task: dict(_equation(part, line) for part in rest.split(";"))
-        for line in labels
-        for task, rest in [_entry(line, "labels")]
-    }
-    # The registries may speak of tasks of other suites; a slip in a name must still be told.
-    for what, given, known in (("prompts", asked, PROMPTS), ("labels", called, LABELS)):
-        for task in given:
-            if task not in (*tasks, *known):
-                raise InputError(f"{what}: task {task!r} is not known{nearest(task, tasks)}")
-    return Wording(asked, called)
+def wording(prompts: Sequence[str], labels: Sequence[str]) -> Wording:
+    """The wording that settings tell; it may speak of tasks that a suite does not have."""
+    called = dict(_entry(line, "labels") for line in labels)
+    return Wording(
+        dict(_entry(line, "prompts") for line in prompts),
+        {task: dict(_equation(p, rest) for p in rest.split(";")) for task, rest in called.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -164,6 +160,11 @@ class Question:
         context, question = map(read, wording.templates(task))
         words = wording.words(task)
         choices = padded(reader.ids(words)) if words else None
+        if choices is not None and len(choices.unique(dim=0)) < len(words):
+            raise InputError(
+                f"task {task.name!r}: two of its answers read the same, {_listed(words)}; give "
+                "each class words of its own in labels"
+            )
         return cls(task, context, question, choices)
 
     def cast(self, inputs: Mapping[str, Tensor], limit: int) -> tuple[Tensor, Tensor]:
@@ -189,7 +190,7 @@ class Question:
             first, end = target[:, :1], target[:, 1:]
             width = max(1, int((end - first).max()))
             places = first + torch.arange(width, device=text.device)
-            inside = (places < end) & (first >= 0)  # -1: the answer was cut off with the text's end
+            inside = (places < end) & (first >= 0)
             ids = text.gather(1, places.clamp(0, text.shape[1] - 1))
             return ids.masked_fill(~inside, -1)
         assert isinstance(kind, Generation)

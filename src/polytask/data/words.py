@@ -92,10 +92,6 @@ class Words:
         return len(self.words)
 
     @property
-    def tokens(self) -> int:
-        return len(self)
-
-    @property
     def width(self) -> int:
         """Numbers of a word's vector."""
         return self.size + self.grams

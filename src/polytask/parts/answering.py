@@ -86,11 +86,19 @@ class AnsweringModule(MultiTaskModule):
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Per task the mean over the tokens of its labelled rows."""
+        """Per task the mean over the tokens of its labelled rows.
+
+        Parts of a batch (micro-batches, processes) are weighed by their rows, as everywhere.
+        """
         losses = {}
         for name, target in batch.targets.items():
             rows = batch.masks[name]
             asked = self.questions[name]
+            if isinstance(asked.task.kind, Span):
+                rows = rows & (target[:, 0] >= 0)  # the others were cut off with the text's end
+            if not bool(rows.any()):
+                losses[name] = 0.0 * next(self.parameters()).sum()
+                continue
             inputs = {column: batch.inputs[column][rows] for column in asked.task.texts}
             memory = self.read(*asked.cast(inputs, self.limit))
             answers = asked.answers(inputs, target[rows])
@@ -201,16 +209,16 @@ class AnsweringLearner(NeuralLearner):
 
     def validate(self, suite: Suite) -> None:
         super().validate(suite)
-        check_questions(suite, self._wording(suite.task_names))
+        check_questions(suite, self._wording)
 
     def questions(self, tasks: Sequence[Task], reader: Any) -> dict[str, Question]:
         """How fitted tasks are asked, in a reader's ids."""
-        told = self._wording([task.name for task in tasks])
+        told = self._wording
         return {task.name: Question.of(task, reader, told) for task in tasks}
 
     def constants(self, suite: Suite) -> Iterator[str]:
         """All words of prompts and answers to choose from."""
-        told = self._wording(suite.task_names)
+        told = self._wording
         for task in suite.tasks:
             kind = task.kind.fitted(suite.labels(task, "train"))
             yield from told.constants(Task(task.name, kind, task.target, task.where, task.texts))
@@ -248,7 +256,7 @@ class AnsweringLearner(NeuralLearner):
         """The same fitted model, asked about one task in other words, its classes called anew."""
         processor = self._fitted()
         known = processor.task(task)
-        told = self._wording([t.name for t in processor.tasks])
+        told = self._wording
         prompts = {**told.prompts, **({task: prompt} if prompt else {})}
         called = {**told.labels, **({task: labels} if labels else {})}
         other = copy.copy(self)
@@ -259,8 +267,9 @@ class AnsweringLearner(NeuralLearner):
         other.module_ = module
         return other
 
-    def _wording(self, tasks: Sequence[str]) -> Wording:
-        return wording(self.prompts, self.labels, tasks)
+    @property
+    def _wording(self) -> Wording:
+        return wording(self.prompts, self.labels)
 
     @property
     def _reader(self) -> Any:

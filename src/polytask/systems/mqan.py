@@ -31,7 +31,9 @@ Differs from the paper:
  (7) AdamW without weight decay is Adam. CoVe is left out; ``mqan_encoder`` reads with a pretrained
      encoder instead.
  (8) The token budget of a batch counts the texts' tokens, not max(context, 5 answer).
- (9) S2S reads context and question as one text with two BiLSTMs, and its LSTM decodes alone.
+ (9) W of the coattention starts as the identity (the paper does not say), so that equal words match
+     from the first update: look-ups are learned in far fewer updates.
+ (10) S2S reads context and question as one text with two BiLSTMs, and its LSTM decodes alone.
 """
 
 from __future__ import annotations
@@ -102,6 +104,7 @@ class Coattention(nn.Module):
         super().__init__()
         self.sentinels = nn.Embedding(2, width)
         self.question = nn.Linear(width, width)
+        nn.init.eye_(self.question.weight)  # equal words match from the first update
         self.dropout = nn.Dropout(dropout)
 
     def forward(

@@ -139,7 +139,7 @@ class MQANEncoder(AnsweringLearner, TextLearner):
     mixture: str | object = "round_robin"
     training: Training = field(
         default_factory=lambda: Training(
-            lr=2e-4,
+            lr=3e-4,
             weight_decay=0.01,
             decay="matrices",
             batch=32,
