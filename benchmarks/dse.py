@@ -323,7 +323,7 @@ ENCODER: dict[str, Any] = {  # of teacher and student alike
 
 
 CLASSES = {"texts": ("sentence1", "sentence2"), "target": "target", "kind": "classification"}
-SPECS = {name: CLASSES for name in TASKS}
+SPECS = dict.fromkeys(TASKS, CLASSES)
 SPECS["stsb"] = {**CLASSES, "kind": "similarity", "low": 0, "high": 5}
 
 

@@ -15,8 +15,8 @@ from polytask.errors import InputError
 pytest.importorskip("nltk")
 
 _WORDS = {
-    "sea": "harbour sailors anchor vessel tide captain voyage mast cargo rudder".split(),
-    "bread": "flour oven yeast dough baker crust kneading sourdough loaf butter".split(),
+    "sea": ["harbour", "sailors", "anchor", "vessel", "tide", "captain", "voyage", "mast"],
+    "bread": ["flour", "oven", "yeast", "dough", "baker", "crust", "kneading", "loaf"],
 }
 
 

@@ -178,6 +178,13 @@ def test_stretches_cover_documents_and_share_sentences() -> None:
         assert all(second > first for first, second, _, _ in told(drawn))
 
 
+def test_a_long_document_is_mined_in_parts() -> None:
+    data = batch([["s"] * 5000], [np.repeat(np.arange(500), 10).tolist()], [None])
+    rows = Pairs(data, "sentences", "section")
+    assert 2.5 * 5000 < len(rows) < 3 * 5000
+    assert max(int(pair[0, 1] - pair[0, 0]) for _, pair in rows._rows) < 512
+
+
 def test_padding_of_a_batch() -> None:
     rows = pairs(stretch=5)
     drawn = rows[torch.arange(len(rows))]

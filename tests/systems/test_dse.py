@@ -22,6 +22,7 @@ from polytask.testing import check_system
 from polytask.training import Training
 
 TINY = "bert(width=16, depth=3, heads=2)"
+STILL = "bert(width=16, depth=3, heads=2, dropout=0.0)"
 SHORT = Training(lr=3e-3, batch=16, epochs=2, device="cpu")
 LAW = SynonymPairs(concepts=12, synonyms=2, length=4, shared=2)
 
@@ -424,15 +425,28 @@ def test_a_stopped_run_goes_on_with_the_logits_it_has(tmp_path, monkeypatch) -> 
 
 
 def test_updates_are_counted_not_micro_batches() -> None:
-    calls: list[tuple[int, int, int]] = []
+    """Two micro-batches per update: the same updates, at the same rates."""
 
     def fit(accumulation: int) -> DSE:
         budget = replace(SHORT, accumulation=accumulation, schedule="linear(warmup=0.25)")
-        return made(distillation=0.0, training=budget).fit(suite())
+        return made(encoder=STILL, teacher=teacher(), training=budget).fit(suite())
 
     one, two = fit(1), fit(2)
     assert one.state_.steps == two.state_.steps == 2 * (64 // 16)
-    del calls
+    rows = suite().table("test")
+    for name, values in one.predict(rows).items():
+        np.testing.assert_allclose(two.predict(rows)[name], values, atol=1e-5)
+
+
+def test_lower_layers_stay_as_they_were() -> None:
+    torch.manual_seed(0)
+    learner = made(distillation=0.0, frozen=2)
+    learner.processor_ = fitted().processor_
+    torch.manual_seed(SHORT.seed)
+    before = dict(learner.build(learner.processor_).named_parameters())
+    after = learner.fit(suite()).module_.named_parameters()
+    still = {name for name, p in after if torch.equal(p, before[name])}
+    assert still == {n for n in before if "embeddings" in n or "layer.0." in n or "layer.1." in n}
 
 
 @pytest.mark.parametrize("keep", [False, True])

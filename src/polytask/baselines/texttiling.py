@@ -108,7 +108,7 @@ class TextTiling(FittedMixin):
 def tiled(sentences: Sequence[str], w: int = 20, k: int = 10) -> NDArray[np.bool_]:
     """Gaps ``[n-1]`` of a document, True where TextTiling ends a section."""
     try:
-        from nltk.tokenize.texttiling import TextTilingTokenizer
+        from nltk.tokenize.texttiling import TextTilingTokenizer  # type: ignore[import-untyped]
     except ImportError:
         raise InputError("texttiling needs package 'nltk'; install polytask[text]") from None
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS

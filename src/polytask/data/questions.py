@@ -25,7 +25,6 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.data.suite import Suite
+from polytask.data.texts import Reader
 from polytask.errors import InputError, nearest
 from polytask.tasks import Classification, Generation, Kind, Regression, Similarity, Span, Task
 
@@ -45,12 +45,6 @@ _ASKED = (Classification, Similarity, Regression, Span, Generation)
 _YES_NO = {"True": "yes", "False": "no"}
 
 Lines = tuple[str, ...]
-
-
-class Reads(Protocol):
-    """What is asked of a reader here; see ``data.texts``."""
-
-    def ids(self, strings: Sequence[str]) -> list[NDArray[np.int32]]: ...
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ class Question:
     choices: Tensor | None
 
     @classmethod
-    def of(cls, task: Task, reader: Reads, wording: Wording) -> Question:
+    def of(cls, task: Task, reader: Reader, wording: Wording) -> Question:
         """The question of a fitted task, in the tokens of a reader."""
 
         def read(template: str) -> tuple[str | Tensor, ...]:
@@ -221,6 +215,12 @@ def check_questions(suite: Suite, wording: Wording) -> None:
             )
         if not task.texts:
             raise InputError(f"task {task.name!r} reads no text column")
+        several = next((name for name in task.texts if suite.texts[name]), None)
+        if several:
+            raise InputError(
+                f"task {task.name!r}: column {several!r} holds lists of texts, and a question is "
+                "about single ones"
+            )
         kind = task.kind.fitted(suite.labels(task, "train"))
         wording.templates(Task(task.name, kind, task.target, task.where, task.texts))
 

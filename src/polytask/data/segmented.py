@@ -29,6 +29,8 @@ from polytask.tasks.text import Boundaries, Tagging
 # Inputs of a drawn batch of pairs; a column of a user's table cannot have such a name by accident.
 LEFT, RIGHT, PLACES, NEXT = "pairs:left", "pairs:right", "pairs:places", "pairs:next"
 
+_LONGEST = 512  # sentences that are mined at once: pairs grow with their square
+
 # -- sentences -------------------------------------------------------------------------------------
 
 _SENTENCE_END = re.compile(
@@ -91,11 +93,9 @@ def _some(pairs: NDArray, count: int, rng: np.random.Generator) -> NDArray:
     return pairs[np.sort(chosen)]
 
 
-def _stretches(
-    sentences: int, stretch: int | None, rng: np.random.Generator
-) -> Iterator[tuple[int, int]]:
-    """A document cut into stretches at a random offset, or whole."""
-    if stretch is None or stretch >= sentences:
+def _stretches(sentences: int, stretch: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """A document cut into stretches at a random offset; whole if it is not longer than one."""
+    if stretch >= sentences:
         yield 0, sentences
         return
     cuts = [0, *range(int(rng.integers(1, stretch + 1)), sentences, stretch), sentences]
@@ -191,7 +191,7 @@ class Pairs:
             section = None
             if self.boundaries is not None and self.data.masks[self.boundaries][document]:
                 section = self._labels[self.boundaries][document, :count].numpy()
-            for start, stop in _stretches(count, self.stretch, rng):
+            for start, stop in _stretches(count, self.stretch or _LONGEST, rng):
                 part = None if section is None else section[start:stop]
                 pairs = mined(part, stop - start, rng, self.same, self.reach) + start
                 if self.stretch is None:
@@ -333,8 +333,9 @@ class Articles:
                 section += [number] * count
                 topics += [f"topic {topic:02d}"] * count
                 topic = int(rng.choice(self.topics, p=chain[topic]))
-            for name, cell in zip(columns, (texts, section, topics), strict=True):
-                columns[name].append(cell)
+            columns["sentences"].append(texts)
+            columns["section"].append(section)
+            columns["topic"].append(topics)
         return columns
 
     def _sentence(self, frequency: NDArray, names: Sequence[int], rng: np.random.Generator) -> str:

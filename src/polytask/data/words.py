@@ -86,9 +86,14 @@ class Words:
         words = [*first, *rest]
         return cls(words[:most], max(generative, len(SPECIAL) + len(first)), **options)
 
-    def __len__(self) -> int:
+    @property
+    def tokens(self) -> int:
         """Ids in use, words met after training included."""
         return len(self.words)
+
+    @property
+    def tokens(self) -> int:
+        return len(self)
 
     @property
     def width(self) -> int:
@@ -116,8 +121,8 @@ class Words:
         return " ".join(self.words[i] for i in ids if i >= len(SPECIAL))
 
     def vectors(self, first: int = 0) -> NDArray[np.float32]:
-        """Vectors ``[len(self) - first, width]`` of the ids from ``first`` on."""
-        rows = np.empty((len(self) - first, self.width), np.float32)
+        """Vectors ``[tokens - first, width]`` of the ids from ``first`` on."""
+        rows = np.empty((self.tokens - first, self.width), np.float32)
         for row, word in zip(rows, self.words[first:], strict=True):
             own = self._stored.get(word) if self._stored else None
             row[: self.size] = _random(word, self.size) if own is None else own

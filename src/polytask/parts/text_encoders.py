@@ -153,10 +153,10 @@ class TextEncoder(nn.Module):
         out[there] = vectors
         return out, there
 
-    def save(self, folder: Path) -> None:
-        """The encoder as transformers saves it: configuration, weights, tokenizer."""
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """As transformers saves it: configuration, weights (or ``state``), tokenizer."""
         with _quiet():
-            self.net.save_pretrained(folder, safe_serialization=True)
+            self.net.save_pretrained(folder, safe_serialization=True, state_dict=state)
         self.reader.tokenizer.save_pretrained(folder)
 
 
@@ -300,8 +300,12 @@ class TextLearner(NeuralLearner):
                 f"model folder {str(folder)!r} does not fit {cls.id}: "
                 f"{[*lacking, *found.unexpected_keys][0]!r}"
             )
+        learner.load_beside(Path(folder))
         learner.module_.eval()
         return learner
+
+    def load_beside(self, folder: Path) -> None:
+        """Take over what ``save_beside`` wrote, but for the encoder."""
 
 
 def training_texts(suite: Suite) -> Iterator[str]:

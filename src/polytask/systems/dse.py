@@ -43,7 +43,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -379,7 +378,7 @@ class DSE(TextLearner):
         for row, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"text {row + 1} of {len(texts)} is empty")
-        module = self.module_.eval()
+        module: Any = self.module_.eval()
         column = Texts("texts", texts, processor.reader)
         order = np.argsort(-column.lengths, kind="stable")
         ordered = column.take(torch.from_numpy(order))
@@ -444,7 +443,8 @@ class DSE(TextLearner):
             return Hits(_shown(one.kind, found.scores), found.rows.numpy())
 
         def again(query: int, rows: Tensor) -> Tensor:
-            pairs = _pairs(judge, one, asked[query], [index.texts[row] for row in rows.tolist()])
+            texts = [index.texts[row] for row in rows.tolist()]
+            pairs = dict(zip(one.texts, ([asked[query]] * len(texts), texts), strict=True))
             decoded = judge.predict(pairs, [one.name])[one.name]
             return torch.from_numpy(decoded if column is None else decoded[:, column])
 
@@ -463,8 +463,8 @@ class DSE(TextLearner):
 
     def _against(self, task: str, queries: Tensor, candidates: Tensor) -> Tensor:
         """Outputs ``[Q, M, outputs]`` of vectors, on the learner's device and back."""
-        module, device = self.module_.eval(), self._engine().device
-        head = module.to(device).heads[task]
+        device = self._engine().device
+        head: Any = self.module_.eval().to(device).heads[task]
         return head.against(queries.to(device), candidates.to(device)).cpu()
 
     def _checked(self, index: Index) -> Index:
@@ -525,14 +525,6 @@ def _opened(folder: str | Path) -> Any:
     if not path.is_file():
         raise InputError(f"folder {str(folder)!r} holds no model")
     return load_system(json.loads(path.read_text("utf-8"))["system"]).from_pretrained(folder)
-
-
-def _pairs(judge: Any, task: Task, query: str, candidates: list[str]) -> pa.Table:
-    """A query beside each candidate, in the columns that the judge reads."""
-    first, second = task.texts
-    columns = {first: [query] * len(candidates), second: candidates}
-    unread = [n for n in judge.processor_.input_names if n not in columns]
-    return pa.table(columns | {n: pa.nulls(len(candidates), pa.string()) for n in unread})
 
 
 def _listed(queries: str | Sequence[str]) -> list[str]:

@@ -64,19 +64,20 @@ from polytask.training.loop import State, predict
 
 NSP = "next sentence"
 TERMS = ("stp", "tc", "nsp")
+Layer = Literal["transformer", "bilstm", "none"]
 _TOGETHER = 32  # sentences of like length per forward pass: less padding, the same result
 
 
 class SentenceLayer(nn.Module):
     """Over the token states of one sentence, ``[N, L, d]`` -> ``[N, L, d]``; same for all sides."""
 
-    def __init__(self, kind: Literal["transformer", "bilstm", "none"], width: int) -> None:
+    def __init__(self, kind: Layer, width: int, dropout: float) -> None:
         super().__init__()
         self.kind = kind
         if kind == "transformer":
             heads = math.gcd(width, max(1, width // 64))
             self.net: nn.Module = nn.TransformerEncoderLayer(
-                width, heads, 4 * width, activation="gelu", batch_first=True
+                width, heads, 4 * width, dropout, activation="gelu", batch_first=True
             )
         elif kind == "bilstm":
             self.net = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
@@ -134,7 +135,7 @@ class TopicNet(MultiTaskModule):
         self.joint, self.window, self.product = config.joint, config.window, config.product
         self.encoder = encoder
         width = encoder.width
-        self.layer = SentenceLayer(config.layer, width)
+        self.layer = SentenceLayer(config.layer, width, config.dropout)
         self.pooling = config.pooling
         self.dropout = nn.Dropout(config.dropout)
         features = (4 if config.product else 3) * width
@@ -144,13 +145,13 @@ class TopicNet(MultiTaskModule):
         if self.tags:
             self.heads[self.tags] = nn.Linear(width, self.tasks[self.tags].kind.outputs)
         if "nsp" in self.taught:
-            self.next = nn.Linear(features, 1)
+            self.heads[NSP] = nn.Linear(features, 1)
         a, b, c = config.weights
         names = {self.boundaries: a, self.tags: b, NSP: c}
         self.weights = {name: weight for name, weight in names.items() if name}
-        tau = 0.5 if config.threshold == "tune" else config.threshold
-        self.register_buffer("offset", torch.logit(torch.tensor(float(tau))))
-        if self.boundaries and config.threshold == "tune":
+        tau = 0.5 if config.threshold is None else config.threshold
+        self.register_buffer("offset", torch.logit(torch.tensor(tau)))
+        if self.boundaries and config.threshold is None:
             task = self.tasks[self.boundaries]
             self.tasks[self.boundaries] = replace(task, kind=AtBestThreshold())
 
@@ -182,7 +183,7 @@ class TopicNet(MultiTaskModule):
 
     def embed(self, ids: Tensor, there: Tensor) -> Tensor:
         """Each sentence alone: ids ``[B, U, L]`` -> ``[B, U, d]``, 0 where ``there`` is False."""
-        return _spread(ids, there, self._alone)
+        return _spread(ids, there, self._alone, self.encoder.width)
 
     def _alone(self, ids: Tensor) -> Tensor:
         sequence = self.encoder.sequence(ids)
@@ -193,7 +194,8 @@ class TopicNet(MultiTaskModule):
         """The same from both sides of each pair in one sequence."""
         known = places[..., 0] >= 0
         a, b = (_gathered(x, places[..., side]) for side, x in enumerate((left, right)))
-        pairs = _spread(torch.cat([a, b], -1), known, lambda ids: self._pair(ids, a.shape[-1]))
+        cut, width = a.shape[-1], self.encoder.width
+        pairs = _spread(torch.cat([a, b], -1), known, lambda ids: self._pair(ids, cut), 2 * width)
         first, second = pairs.unflatten(-1, (2, -1)).unbind(-2)
         # A sentence is the mean of itself in its pairs; alone in its document, it is encoded alone.
         index, weight = places.clamp(min=0), known.unsqueeze(-1).to(first.dtype)
@@ -236,7 +238,7 @@ class TopicNet(MultiTaskModule):
         return (different - self.offset).masked_fill(~x.pairs, math.nan)
 
     def _follows(self, x: Vectors) -> Tensor:
-        return self.next(self.dropout(self.features(x))).squeeze(-1)
+        return self.heads[NSP](self.dropout(self.features(x))).squeeze(-1)
 
     def _differ(self, x: Vectors) -> Tensor:
         """Logit of the chance that a pair's topics differ."""
@@ -278,12 +280,14 @@ def _gathered(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, where)
 
 
-def _spread(ids: Tensor, there: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+def _spread(ids: Tensor, there: Tensor, encode: Callable[[Tensor], Tensor], width: int) -> Tensor:
     """``encode`` the rows ``[N, L]`` that are there, some of like length at a time."""
     rows = ids[there]
+    if not len(rows):
+        return torch.zeros(*there.shape, width, device=ids.device)
     order = (rows >= 0).sum(1).argsort(stable=True)
     found = torch.cat([encode(rows[part]) for part in order.split(_TOGETHER)])
-    spread = found.new_zeros(*there.shape, found.shape[-1])
+    spread = found.new_zeros(*there.shape, width)
     spread[there] = found[order.argsort()]
     return spread
 
@@ -305,7 +309,7 @@ class AtBestThreshold(Boundaries):
         return {metric.name: metric.compute(wanted, given) for metric in self.metrics}
 
 
-def best_threshold(wanted: Sequence[NDArray], chances: Sequence[NDArray], tried: int = 40) -> float:
+def best_threshold(wanted: Iterable[NDArray], chances: Iterable[NDArray], tried: int = 40) -> float:
     """The threshold of least P_k (per document) among quantiles of all chances.
 
     Args:
@@ -313,8 +317,9 @@ def best_threshold(wanted: Sequence[NDArray], chances: Sequence[NDArray], tried:
         chances: chance of each gap.
         tried: quantiles, from that of twice the true rate of boundaries to that of a quarter of it.
     """
-    everything = np.concatenate(list(chances))
-    rate = float(np.mean(np.concatenate(list(wanted)))) if len(everything) else 0.0
+    wanted, chances = list(wanted), list(chances)
+    everything = np.concatenate(chances)
+    rate = float(np.mean(np.concatenate(wanted))) if len(everything) else 0.0
     if not 0 < rate < 1:
         return 0.5
     shares = np.linspace(max(0.0, 1 - 2 * rate), 1 - rate / 4, tried)
@@ -426,8 +431,8 @@ class TopicSeg(TextLearner):
         window: sentences on each side of a gap.
         same, reach: how pairs that are not adjacent are drawn, see ``mined``.
         stretch: sentences of a training row; None: a row is one pair.
-        threshold: tau, or "tune": lowest P_k on validation.
-        dropout: before the heads.
+        threshold: tau; None: that of the lowest P_k on validation.
+        dropout: in the layer and before the heads.
         training: ``batch`` counts pairs, or stretches.
     """
 
@@ -435,7 +440,7 @@ class TopicSeg(TextLearner):
     max_length: int = 128
     losses: tuple[str, ...] = TERMS
     weights: tuple[float, ...] = (1.0, 1.0, 1.0)
-    layer: Literal["transformer", "bilstm", "none"] = "transformer"
+    layer: Layer = "transformer"
     pooling: Literal["mean", "cls", "max"] = "mean"
     product: bool = False
     joint: bool = False
@@ -443,7 +448,7 @@ class TopicSeg(TextLearner):
     same: float = 0.5
     reach: int | None = None
     stretch: int | None = None
-    threshold: float | Literal["tune"] = "tune"
+    threshold: float | None = None
     dropout: float = 0.1
     training: Training = field(
         default_factory=lambda: Training(lr=2e-5, weight_decay=0.01, batch=32, epochs=4, patience=4)
@@ -455,6 +460,8 @@ class TopicSeg(TextLearner):
         super().validate(suite)
         boundaries, tags = named(suite.tasks)
         taught(self.losses, boundaries, tags)
+        if NSP in suite.task_names:
+            raise InputError(f"topic_seg: {NSP!r} is the name of its own loss; rename that task")
         several = [name for name, many in suite.texts.items() if many]
         if len(several) != 1 or len(suite.inputs) != 1:
             raise InputError("topic_seg reads one column of sentences and nothing else")
@@ -462,7 +469,7 @@ class TopicSeg(TextLearner):
             raise InputError(
                 "topic_seg: weights are three numbers of 0 or more, of STP, TC and NSP"
             )
-        if self.threshold != "tune" and not 0 < self.threshold < 1:
+        if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"topic_seg: threshold lies between 0 and 1, not at {self.threshold}")
         for name, least in (("window", 1), ("stretch", 2), ("reach", 2)):
             value = getattr(self, name)
@@ -492,7 +499,7 @@ class TopicSeg(TextLearner):
     def learn(self, module: MultiTaskModule, suite: Suite, **how: Any) -> State:
         state = super().learn(module, suite, **how)
         assert isinstance(module, TopicNet)
-        if module.boundaries and self.threshold == "tune":
+        if module.boundaries and self.threshold is None:
             self._tune(module, self.processor_.encode(suite, "validation"))
         return state
 
@@ -511,7 +518,7 @@ class TopicSeg(TextLearner):
     @property
     def threshold_(self) -> float:
         """Tau: P(different sections) above it is a boundary."""
-        return float(torch.sigmoid(self.module_.offset))
+        return float(torch.sigmoid(self.module_.get_buffer("offset")))
 
     def segment(
         self,
@@ -533,6 +540,11 @@ class TopicSeg(TextLearner):
         if isinstance(documents, str):
             raise InputError("segment takes a list of documents; put this one into a list")
         split = [sentences_of(d) if isinstance(d, str) else list(d) for d in documents]
+        for number, texts in enumerate(split, 1):
+            if not texts:
+                raise InputError(f"document {number} has no sentence")
+            if not all(text and text.strip() for text in texts):
+                raise InputError(f"document {number} has a sentence without text")
         found = self.predict({self.processor_.input_names[0]: split})
         classes = self.processor_.task(tags).kind.classes if tags else ()  # type: ignore[attr-defined]
         rows = []
