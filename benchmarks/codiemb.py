@@ -906,7 +906,7 @@ def draw(evidence: Evidence, path: Path = PICTURE) -> None:
         axis.plot([], [], color="#6b7280", linestyle=":", label="one sort alone")
         axis.set(xlabel="similarity: Spearman (%)", ylabel="retrieval: nDCG@10 (%)", title=title)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     path.parent.mkdir(parents=True, exist_ok=True)
     whole.savefig(path, metadata={"Date": None})
     plt.close(whole)
