@@ -71,3 +71,11 @@ def test_updates_are_those_of_one_process(pair: Any, alone: Any, objective: str)
     torch.testing.assert_close(first[1], weights, rtol=2e-2, atol=2e-3)
     start = jobs.net(objective).state_dict()
     assert all(not torch.equal(start[name], weight) for name, weight in weights.items())
+
+
+def test_the_learner_learns_the_same(pair: Any, alone: Any) -> None:
+    losses, weights = alone["learner"]
+    first, second = (found["learner"] for found in pair)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first[0], losses, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(first[1], weights, rtol=2e-2, atol=2e-3)

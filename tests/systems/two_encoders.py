@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from polytask.data import as_mixture
 from polytask.data.two_views import SEEN, TwoViews, two_views
-from polytask.systems.codiemb import Embedded, EmbeddingNet, Objective, Shuffled
+from polytask.systems.codiemb import CoDiEmb, Embedded, EmbeddingNet, Objective, Shuffled
 from polytask.tasks import Retrieval, Similarity, Task
+from polytask.testing import search_suite
 from polytask.training import Engine, Training, as_balancer, as_step, train
 
 OBJECTIVES = ("codiemb", "infonce", "cosent")
@@ -84,7 +85,18 @@ def everything() -> dict[str, Any]:
         )
         losses = [record["loss"] for record in state.history]
         found[objective, "fit"] = (losses, copy.deepcopy(made.state_dict()))
+    found["learner"] = learned()
     return found
+
+
+def learned() -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Losses and weights of the learner itself, on texts; batches of 7 rows."""
+    learner = CoDiEmb(
+        encoder="bert(width=16, depth=2, heads=2, dropout=0.0)",
+        vocabulary=120,
+        training=Training(lr=1e-3, batch=7, epochs=1, device="cpu"),
+    ).fit(search_suite())
+    return [record["loss"] for record in learner.history_], learner.module_.state_dict()
 
 
 if __name__ == "__main__":
