@@ -16,7 +16,7 @@ from polytask.data import Batch, Suite
 from polytask.data.pair_generators import SynonymPairs
 from polytask.errors import InputError
 from polytask.parts.retrieval import Index
-from polytask.systems.dse import DSE, Logits, as_logits, pair_keys, taught
+from polytask.systems.dse import DSE, Logits, Times, as_logits, pair_keys, taught
 from polytask.tasks import Classification, Regression, Similarity
 from polytask.testing import check_system
 from polytask.training import Training
@@ -318,6 +318,15 @@ def test_a_loaded_student_answers_alike_and_asks_who_rescores(tmp_path) -> None:
         QUERIES[0], kept, 3, task="alike", rescore=6, teacher=tmp_path / "teacher"
     )
     np.testing.assert_array_equal(first.rows, second.rows)
+
+
+def test_times_say_when_an_index_is_worth_it() -> None:
+    learner = fitted()
+    found = learner.times(QUERIES[0], learner.index(CANDIDATES), task="alike", rounds=1)
+    assert found.candidates == 9 and min(found) > 0
+    assert Times(1000, search=0.5, encode=0.001, pair=0.002).faster == pytest.approx(4)
+    assert Times(1000, search=0.5, encode=0.001, pair=0.002).worth == pytest.approx(1 / 1.5)
+    assert Times(1, search=0.5, encode=0.001, pair=0.002).worth == float("inf")
 
 
 def test_an_index_of_other_weights_is_refused() -> None:

@@ -36,7 +36,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -216,6 +217,32 @@ class Hits(NamedTuple):
 
     scores: NDArray[np.float64]
     rows: NDArray[np.int64]
+
+
+class Times(NamedTuple):
+    """Seconds, for one query and an index of ``candidates``.
+
+    Attributes:
+        search: of the query with the whole index, its own encoding included.
+        encode: of one candidate, once.
+        pair: of the query with one candidate, by the teacher.
+    """
+
+    candidates: int
+    search: float
+    encode: float
+    pair: float
+
+    @property
+    def faster(self) -> float:
+        """How many times as fast a search is as the teacher on every pair."""
+        return self.candidates * self.pair / self.search
+
+    @property
+    def worth(self) -> float:
+        """Queries after which the index has paid for itself; infinite if it never does."""
+        saved = self.candidates * self.pair - self.search
+        return self.candidates * self.encode / saved if saved > 0 else float("inf")
 
 
 @dataclass
@@ -450,6 +477,40 @@ class DSE(TextLearner):
 
         best = rescored(found, again)
         return Hits(best.scores[:, :k].numpy(), best.rows[:, :k].numpy())
+
+    def times(
+        self,
+        query: str,
+        index: Index,
+        *,
+        task: str = "",
+        teacher: Any = None,
+        sample: int = 100,
+        rounds: int = 3,
+    ) -> Times:
+        """What a query costs on this machine with these texts, the teacher's pairs beside it.
+
+        The teacher scores the first ``sample`` candidates; all parts take turns, and the median of
+        the rounds counts.
+        """
+        one = self._task(task)
+        judge = self._judge(one.name, teacher)
+        some = list(index.texts[:sample])
+        pairs = dict(zip(one.texts, ([query] * len(some), some), strict=True))
+        parts: dict[str, Callable[[], Any]] = {
+            "search": lambda: self.search(query, index, task=one.name),
+            "encode": lambda: self.embed(some),
+            "pairs": lambda: judge.predict(pairs, [one.name]),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in parts}
+        for _ in range(rounds):
+            for name, part in parts.items():
+                started = time.perf_counter()
+                part()
+                taken[name].append(time.perf_counter() - started)
+        median = {name: float(np.median(seconds)) for name, seconds in taken.items()}
+        each = {name: median[name] / len(some) for name in ("encode", "pairs")}
+        return Times(len(index), median["search"], each["encode"], each["pairs"])
 
     @cached_property
     def fingerprint_(self) -> str:
