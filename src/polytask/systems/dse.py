@@ -39,7 +39,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -432,8 +432,8 @@ class DSE(TextLearner):
         probabilities ``[Q, M, C]``, as ``predict`` would give for the pairs.
         """
         one = self._task(task)
-        against = partial(self._against, one.name)
-        output = self._checked(index).scores(self.embed(_listed(queries)), against)
+        vectors = self.embed(_listed(queries))
+        output = self._checked(index).scores(vectors, self._against(one.name))
         decoded = one.kind.decode(output.flatten(0, 1))
         return decoded.reshape(*output.shape[:2], *decoded.shape[1:])
 
@@ -462,10 +462,12 @@ class DSE(TextLearner):
             raise InputError(f"rescore={rescore} is fewer than the k={k} that are asked for")
         judge = self._judge(one.name, teacher) if rescore else None
 
-        def score(vectors: Tensor, candidates: Tensor) -> Tensor:
-            return _ranked(one.kind, self._against(one.name, vectors, candidates), column)
+        vectors, against = self.embed(asked), self._against(one.name)
 
-        found = self._checked(index).search(self.embed(asked), max(k, rescore), score)
+        def score(queries: Tensor, candidates: Tensor) -> Tensor:
+            return _ranked(one.kind, against(queries, candidates), column)
+
+        found = self._checked(index).search(vectors, max(k, rescore), score)
         if judge is None:
             return Hits(_shown(one.kind, found.scores), found.rows.numpy())
 
@@ -522,11 +524,14 @@ class DSE(TextLearner):
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def _against(self, task: str, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Outputs ``[Q, M, outputs]`` of vectors, on the learner's device and back."""
+    def _against(self, task: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """Outputs ``[Q, M, outputs]`` of queries and candidates, on the learner's device and back.
+
+        A score of ``parts.retrieval``.
+        """
         device = self._engine().device
         head: Any = self.module_.eval().to(device).heads[task]
-        return head.against(queries.to(device), candidates.to(device)).cpu()
+        return lambda q, c: head.against(q.to(device), c.to(device)).cpu()
 
     def _checked(self, index: Index) -> Index:
         if index.model != self.fingerprint_:
