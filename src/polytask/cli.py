@@ -138,7 +138,8 @@ def _parser() -> argparse.ArgumentParser:
 def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
     parser.add_argument(
         "suite",
-        help="'flights', a table file, a folder of pictures, or a YAML file that names one",
+        help="'flights', a table file, a folder of pictures or of one text file per task, or a "
+        "YAML file that names one",
         **how_many,
     )
     _suite_options(parser)
@@ -146,6 +147,7 @@ def _suite_arguments(parser: argparse.ArgumentParser, **how_many: Any) -> None:
 
 def _suite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", help="target columns, comma-separated")
+    parser.add_argument("--text", help="columns that hold text, comma-separated")
     parser.add_argument("--split", help="random[:SEED], time:COLUMN, group:COLUMN, column:COLUMN")
     parser.add_argument("--exclude", help="columns that are not inputs, comma-separated")
     parser.add_argument("--by", help="a column whose every value is a task of its own")
@@ -443,6 +445,7 @@ def _print_claims(rows: Sequence[Any]) -> None:
 
 _SUITE_KEYS: dict[str, tuple[Any, ...]] = {
     "data": (str,),
+    "tasks": (dict,),
     "targets": (list, dict),
     "split": (str,),
     "exclude": (list, dict),
@@ -458,7 +461,7 @@ _SUITE_KEYS: dict[str, tuple[Any, ...]] = {
 
 
 def open_suite(arguments: argparse.Namespace) -> Any:
-    """The suite a command names: packaged, a table file with ``--targets``, or a YAML file."""
+    """The suite a command names: packaged, a table, a folder, or a YAML file that says more."""
     from polytask.data.suite import Suite
 
     name = arguments.suite
@@ -472,12 +475,17 @@ def open_suite(arguments: argparse.Namespace) -> Any:
     for path in (name if name.endswith((".yaml", ".yml")) else None, arguments.kinds):
         if path:
             described |= _suite_yaml(path)
+    if "tasks" in described:
+        return Suite.from_tasks(described.pop("tasks"), **described)
     if "data" not in described:
         described["data"] = name
     if arguments.targets:
         kinds = described.get("targets") or {}
         given = kinds if isinstance(kinds, dict) else {}
         described["targets"] = {t: given.get(t) for t in _names(arguments.targets)}
+    data = described.pop("data")
+    if Path(data).is_dir() and not described.get("targets"):
+        return Suite.from_tasks(data, **described)
     if not described.get("targets"):
         raise InputError("name the target columns: --targets price,rooms,sold")
     if arguments.split:
@@ -486,7 +494,9 @@ def open_suite(arguments: argparse.Namespace) -> Any:
         described["exclude"] = _names(arguments.exclude)
     if arguments.by:
         described["by"] = arguments.by
-    data = described.pop("data")
+    if arguments.text:
+        columns = dict.fromkeys(_names(arguments.text), "text")
+        described["inputs"] = {**described.get("inputs", {}), **columns}
     build = Suite.from_folder if Path(data).is_dir() else Suite.from_table
     return build(data, described.pop("targets"), **described)
 
@@ -502,8 +512,14 @@ def _suite_yaml(path: str) -> dict[str, Any]:
             names: dict[Any, str] = {str: "text", list: "a list", dict: "keys and values"}
             wanted = " or ".join(names[kind] for kind in _SUITE_KEYS[key])
             raise InputError(f"file {path!r}: {key} is {value!r}; it must be {wanted}")
+    here = Path(path).parent
     if "data" in data:
-        data["data"] = str(Path(path).parent / data["data"])
+        data["data"] = str(here / data["data"])
+    for name, told in data.get("tasks", {}).items():
+        spec = told if isinstance(told, dict) else {"source": told}
+        if not isinstance(spec.get("source"), str):
+            raise InputError(f"file {path!r}: task {name!r} names no file as its source")
+        data["tasks"][name] = {**spec, "source": str(here / spec["source"])}
     return data
 
 
@@ -515,6 +531,7 @@ def _show_suite(suite: Any) -> None:
     for task in about["tasks"][:_SHOWN_TASKS]:
         unit = f" in {task['unit']}" if task["unit"] else ""
         classes = f" of {', '.join(task['classes'][:6])}" if task["classes"] else ""
+        classes += ", ..." if task["classes"] and len(task["classes"]) > 6 else ""
         print(f"  {task['name']}: {task['kind']}{unit}{classes}, judged by {task['metric']}")
     if len(about["tasks"]) > _SHOWN_TASKS:
         print(f"  and {len(about['tasks']) - _SHOWN_TASKS} more tasks")

@@ -6,7 +6,7 @@ year: 2018
 domain: text
 source: Devlin et al., "BERT", arXiv 1810.04805; pairs apart: Reimers and Gurevych, "Sentence-BERT",
     arXiv 1908.10084
-parts: text_encoders
+parts: adapters, text_encoders
 
 What users of transformers do first: fine-tune an encoder, here one for all tasks. A text, or a pair
 as one sequence ``[CLS] a [SEP] b [SEP]``, is pooled to h ``[B, d]``; a head is W dropout(h) + b.
@@ -24,16 +24,20 @@ as one sequence ``[CLS] a [SEP] b [SEP]``, is pooled to h ``[B, d]``; a head is 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polytask.data import Processor
+from polytask.data import Processor, Suite
 from polytask.errors import InputError
-from polytask.parts.text_encoders import Pooling, TextLearner, as_text_encoder, pool
+from polytask.parts.adapters import TaskAdapters, as_adapters
+from polytask.parts.heads import Heads
+from polytask.parts.text_encoders import FOLDER, Pooling, TextLearner, as_text_encoder, pool
 from polytask.tasks import Boundaries, Generation, Retrieval, Similarity, Span, Tagging, Task
 from polytask.training import MultiTaskModule, Training
 
@@ -50,12 +54,15 @@ class TextEncoderLearner(TextLearner):
             can be kept): then heads read [u; v; u v; abs(u - v)], and similarity is the cosine.
         dropout: before the heads.
         scale: of cosines in the loss of retrieval.
+        adapters: ``"lora(rank=8)"`` keeps the encoder as it is and gives each task low-rank
+            corrections of its own (see ``parts.adapters``); ``"none"`` trains the whole encoder.
     """
 
     pooling: Pooling = "mean"
     pairs: Literal["together", "apart"] = "together"
     dropout: float = 0.1
     scale: float = 20.0
+    adapters: str = "none"
     training: Training = field(
         default_factory=lambda: Training(
             lr=5e-5,
@@ -75,6 +82,27 @@ class TextEncoderLearner(TextLearner):
     def build(self, spec: Processor) -> TextEncoderNet:
         return TextEncoderNet(spec, self)
 
+    def validate(self, suite: Suite) -> None:
+        super().validate(suite)
+        as_adapters(self.adapters)
+
+    def save_beside(self, folder: Path) -> None:
+        adapters = self._net.adapters
+        if adapters is None:
+            super().save_beside(folder)
+        else:
+            self.text_encoder_.save(folder / FOLDER, adapters.base_state())
+            adapters.save(folder / "adapters")
+
+    def load_beside(self, folder: Path) -> None:
+        if self._net.adapters is not None:
+            self._net.adapters.load(folder / "adapters")
+
+    @property
+    def _net(self) -> TextEncoderNet:
+        assert isinstance(self.module_, TextEncoderNet)
+        return self.module_
+
 
 class TextEncoderNet(MultiTaskModule):
     """The network; ``represent`` encodes every text that the asked tasks read, once."""
@@ -85,7 +113,10 @@ class TextEncoderNet(MultiTaskModule):
         self.pooling, self.apart = settings.pooling, settings.pairs == "apart"
         self.scale = settings.scale
         self.dropout = nn.Dropout(settings.dropout)
-        self.heads = nn.ModuleDict()
+        lora = as_adapters(settings.adapters)
+        names = [task.name for task in spec.tasks]
+        self.adapters = TaskAdapters(self.encoder.net, names, lora) if lora else None
+        self.heads = Heads()
         for task in spec.tasks:
             if isinstance(task.kind, Generation):
                 raise InputError(
@@ -109,19 +140,35 @@ class TextEncoderNet(MultiTaskModule):
         return isinstance(task.kind, Similarity) and self._parted(task)
 
     def represent(self, inputs: dict[str, Tensor], tasks: Iterable[str]) -> Any:
-        """What the tasks read, by columns: vectors ``[B, d]`` or ``[B, S, d]``, states of spans."""
-        found: Found = {}
+        """What the tasks read, by columns: vectors ``[B, d]`` or ``[B, S, d]``, states of spans.
+
+        Without adapters that is shared; with them each task has an encoder of its own.
+        """
+        every: dict[str, Found] = {}
         for task in map(self.tasks.__getitem__, tasks):
-            if isinstance(task.kind, Span):
-                key: tuple[Any, ...] = ("states", *task.texts)
-                if key not in found:
-                    found[key] = self._states(inputs, task.texts)
-            elif task.kind.several or self._parted(task):
-                for name in task.texts:
-                    self._vectors(inputs, (name,), found)
-            else:
-                self._vectors(inputs, task.texts, found)
-        return found
+            found = every.setdefault(task.name if self.adapters else "", {})
+            with self.adapters.of(task.name) if self.adapters else nullcontext():
+                self._encode(inputs, task, found)
+        return every
+
+    def _encode(self, inputs: dict[str, Tensor], task: Task, found: Found) -> None:
+        if isinstance(task.kind, Span):
+            if ("states", *task.texts) not in found:
+                found["states", *task.texts] = self._states(inputs, task.texts)
+        elif task.kind.several or self._parted(task):
+            for name in task.texts:
+                self._vectors(inputs, (name,), found)
+        else:
+            self._vectors(inputs, task.texts, found)
+
+    def private_parameters(self) -> list[nn.Parameter]:
+        return super().private_parameters() + (self.adapters.parameters() if self.adapters else [])
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        return [] if self.adapters else super().shared_parameters()
+
+    def last_shared(self) -> list[nn.Parameter]:
+        return [] if self.adapters else super().last_shared()
 
     def _vectors(self, inputs: dict[str, Tensor], names: tuple[str, ...], found: Found) -> None:
         """Pooled states of the rows that have the text; other rows get zeros."""
@@ -133,14 +180,13 @@ class TextEncoderNet(MultiTaskModule):
             return
         there = (ids >= 0).any(1)
         texts = [inputs[name] for name in names]
-        if not torch.compiler.is_exporting() and not there.all():
-            texts = [text[there] for text in texts]
-        if not len(texts[0]):
+        some = not torch.compiler.is_exporting() and not there.all()
+        if some and not there.any():
             found[names] = torch.zeros(len(ids), self.encoder.width, device=ids.device)
             return
-        sequence = self.encoder.sequence(*texts)
+        sequence = self.encoder.sequence(*(text[there] for text in texts) if some else texts)
         vectors = pool(self.encoder(sequence), sequence.mask, self.pooling)
-        if len(vectors) < len(ids):
+        if some:
             blank = vectors.new_zeros(len(ids), self.encoder.width)
             vectors = blank.index_put((there,), vectors)
         found[names] = vectors
@@ -160,7 +206,7 @@ class TextEncoderNet(MultiTaskModule):
 
     def answer(self, representation: Any, task: str) -> Tensor:
         about, head = self.tasks[task], self.heads[task]
-        found: Found = representation
+        found: Found = representation[task if self.adapters else ""]
         if isinstance(about.kind, Span):
             states = found["states", *about.texts]
             kept = ~torch.isnan(states[..., :1])

@@ -1,5 +1,7 @@
 """Answers: what a fitted learner says of new rows, as a table and as pictures.
 
+Lists (of a document's sections, of a query's candidates) are written as JSON in one cell.
+
 ``predictions.csv`` holds one row per input row: the answers to tasks with one value per row, in
 their units, and the chance of every class. A task whose answer is a map gets a folder with two
 files per row: the values (``.npy``: classes by number, the unit of the task) and a picture of them
@@ -8,6 +10,7 @@ files per row: the values (``.npy``: classes by number, the unit of the task) an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +35,17 @@ def table(learner: Any, source: Any, tasks: Sequence[str] | None = None) -> pa.T
     columns: dict[str, pa.Array] = {}
     for task, decoded in learner.predict(source, tasks).items():
         kind = learner.processor_.task(task).kind
-        columns[task] = pa.array(kind.answer(decoded).tolist())
-        for i, label in enumerate(getattr(kind, "classes", ())):
+        columns[task] = pa.array([_cell(answer) for answer in kind.answer(decoded).tolist()])
+        for i, label in enumerate(() if kind.several else getattr(kind, "classes", ())):
             columns[f"{task}={label}"] = pa.array(decoded[:, i])
     return pa.table(columns)
+
+
+def _cell(answer: Any) -> Any:
+    if not isinstance(answer, np.ndarray | list):
+        return answer
+    values = answer.tolist() if isinstance(answer, np.ndarray) else answer
+    return json.dumps([round(v, 4) if isinstance(v, float) else v for v in values])
 
 
 def write(

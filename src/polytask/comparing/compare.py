@@ -95,6 +95,9 @@ class Plan:
         if suite.pictures:
             given = {"learners": ("weedsense",), "rivals": ("segformer",), **given}
             given = {"balancers": ("uw",), **given}
+        if suite.texts:
+            given = {"learners": ("text_encoder",), "rivals": ("linear_probe",), **given}
+            given = {"balancers": ("uw",), **given}
         return cls(**given)
 
     def methods(self) -> list[Method]:
@@ -119,6 +122,8 @@ def budget(suite: Suite) -> dict[str, Any]:
     rows = len(suite.splits["train"])
     if suite.pictures:
         return {"training.batch": 8, "training.epochs": 30, "training.patience": 6}
+    if suite.texts:
+        return {"training.batch": 32, "training.epochs": 3, "training.patience": 2}
     batch = 2 ** round(math.log2(min(2048, max(32, rows / 60))))
     return {"training.batch": batch, "training.epochs": 30, "training.patience": 4}
 

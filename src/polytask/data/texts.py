@@ -30,9 +30,13 @@ class Reader(Protocol):
 
     Attributes:
         limit: tokens of one text that the network can read; the rest is cut.
+        tokens: how many different ones there are.
     """
 
     limit: int
+
+    @property
+    def tokens(self) -> int: ...
 
     def ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each whole text, without special tokens."""
@@ -236,7 +240,8 @@ class Subwords:
         if self.limit < 1:
             raise InputError(f"max_length={longest} leaves no room for text beside special tokens")
 
-    def __len__(self) -> int:
+    @property
+    def tokens(self) -> int:
         return len(self.tokenizer)
 
     def _template(self, *texts: str) -> Template:

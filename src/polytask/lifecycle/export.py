@@ -75,6 +75,8 @@ def export(
     if not isinstance(learner, NeuralLearner):
         name = getattr(learner, "id", type(learner).__name__)
         raise InputError(f"{name} cannot be exported to ONNX: only networks can")
+    if type(learner).read is not NeuralLearner.read:
+        raise InputError(f"{learner.id} cannot be exported to ONNX: it rewrites rows beforehand")
     names = learner._names(tasks)
     if not names:
         raise InputError("tasks is empty; name at least one task to export")
@@ -88,7 +90,10 @@ def export(
     config: dict[str, Any] = {
         "export": FORMAT,
         "learner": learner.id,
-        "inputs": {name: list(tensor.shape[1:]) for name, tensor in inputs.items()},
+        "inputs": {
+            name: ["any"] * (tensor.ndim - 1) if name in processor.texts else [*tensor.shape[1:]]
+            for name, tensor in inputs.items()
+        },
         "outputs": {task: f"{task}:output" if task in inputs else task for task in names},
         "versions": {"polytask": __version__}
         | {name: _package(name).__version__ for name in ("torch", "onnx", "onnxruntime")},
@@ -230,8 +235,11 @@ class _Answers(nn.Module):
 def _sample(processor: Processor, rows: int, suite: Suite | None) -> dict[str, Tensor]:
     """Encoded rows: of the suite's validation split, or drawn at random."""
     if suite is not None:
-        batch = processor.inputs(suite.table("validation"))
-        return batch[torch.arange(rows) % len(batch)].inputs
+        asked = [task.name for task in processor.tasks]
+        batch = processor.inputs(suite.table("validation"), asked)
+        read = {name for task in processor.tasks for name in task.texts}
+        drawn = batch[torch.arange(rows) % len(batch)].inputs
+        return {k: v for k, v in drawn.items() if k not in processor.texts or k in read}
     generator = torch.Generator().manual_seed(0)
     inputs: dict[str, Tensor] = {}
     if processor.numeric:
@@ -243,6 +251,12 @@ def _sample(processor: Processor, rows: int, suite: Suite | None) -> dict[str, T
         inputs[name] = torch.randn(rows, *array.shape, generator=generator)
     for name, picture in processor.pictures.items():
         inputs[name] = torch.rand(rows, picture.channels, *picture.size, generator=generator)
+    for name, several in processor.texts.items():
+        if processor.reader is not None and any(name in t.texts for t in processor.tasks):
+            shape = (rows, 3, 16) if several else (rows, 16)
+            ids = torch.randint(processor.reader.tokens, shape, generator=generator)
+            ids[1::2, ..., 4:] = -1  # texts differ in length
+            inputs[name] = ids
     return inputs
 
 
@@ -274,12 +288,20 @@ def _convert(
 
 
 def _traced(net: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
-    dynamic = ({name: {0: torch.export.Dim("rows")} for name in inputs},)
+    rows = torch.export.Dim("rows")
+    dynamic = ({name: {0: rows, **_lengths(name, tensor)} for name, tensor in inputs.items()},)
     try:
         return torch.export.export(net, (inputs,), dynamic_shapes=dynamic)
     except Exception:
         # ``len(tensor)`` is a constant to the plain tracer; the strict one reads the code itself.
         return torch.export.export(net, (inputs,), dynamic_shapes=dynamic, strict=True)
+
+
+def _lengths(name: str, tensor: Tensor) -> dict[int, Any]:
+    """Dimensions of a text input that vary: tokens, and texts where a row has several."""
+    if name == "categorical" or tensor.is_floating_point():
+        return {}
+    return dict.fromkeys(range(1, tensor.ndim), torch.export.Dim.AUTO)  # up to the model's reach
 
 
 def _blame(net: _Answers, inputs: dict[str, Tensor], error: Exception) -> str:
@@ -302,7 +324,7 @@ def _errors(net: _Answers, session: Session, inputs: dict[str, Tensor]) -> dict[
     difference = dict.fromkeys(net.tasks, 0.0)
     largest = dict.fromkeys(net.tasks, 0.0)
     for rows in CHECKED:
-        part = {name: tensor[:rows] for name, tensor in inputs.items()}
+        part = {name: _part(name, tensor, rows) for name, tensor in inputs.items()}
         answers = session.run(_arrays(part), net.tasks)
         with torch.inference_mode():
             for task, output in zip(net.tasks, net(part), strict=True):
@@ -312,10 +334,19 @@ def _errors(net: _Answers, session: Session, inputs: dict[str, Tensor]) -> dict[
                         f"task {task!r}: {rows} rows give {answers[task].shape} in ONNX Runtime "
                         f"and {expected.shape} in PyTorch; not exported"
                     )
-                found = np.abs(answers[task] - expected).max(initial=0)
+                # Past a text's end both say NaN; anywhere else it must not be.
+                same = np.isnan(answers[task]) & np.isnan(expected)
+                found = np.where(same, 0, np.abs(answers[task] - expected)).max(initial=0)
                 difference[task] = float(np.maximum(difference[task], found))  # keeps NaN
-                largest[task] = float(np.maximum(largest[task], np.abs(expected).max(initial=0)))
+                largest[task] = float(
+                    np.fmax(largest[task], np.abs(expected[~same]).max(initial=0))
+                )
     return {task: difference[task] / (largest[task] or 1.0) for task in net.tasks}
+
+
+def _part(name: str, tensor: Tensor, rows: int) -> Tensor:
+    """Some rows; of texts, other numbers of tokens with other numbers of rows."""
+    return tensor[:rows, ..., : -rows or None] if _lengths(name, tensor) else tensor[:rows]
 
 
 def _judged(processor: Processor, suite: Suite | None) -> None:

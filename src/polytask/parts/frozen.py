@@ -75,7 +75,9 @@ def _logistic(kind: Classification, features: NDArray, y: NDArray, ridge: float)
     weight = np.zeros((features.shape[1], kind.outputs))
     if len(seen) < 2:
         return FrozenHead(weight, chance if kind.outputs > 1 else chance[1:] - chance[:1])
-    model = LogisticRegression(C=1 / ridge, solver="newton-cholesky").fit(features, y)
+    # Newton's Hessian has a row per weight; where these are many, L-BFGS finds the same minimum.
+    solver = "newton-cholesky" if features.shape[1] * kind.outputs <= 1000 else "lbfgs"
+    model = LogisticRegression(C=1 / ridge, solver=solver, max_iter=1000).fit(features, y)
     slopes, constants = model.coef_.T, model.intercept_
     if kind.outputs == 1:
         return FrozenHead(slopes, constants)

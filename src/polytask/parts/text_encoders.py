@@ -89,7 +89,9 @@ class TextEncoder(nn.Module):
             first = torch.minimum(sizes[0], fair)
             sizes = [first, torch.minimum(sizes[1], room - first)]
         rows, device = len(a), a.device
-        length = int(torch.stack(sizes).sum(0).max()) + template.size if rows else template.size
+        length = sum(t.shape[1] for t in (a, b) if t is not None) + template.size
+        if not torch.compiler.is_exporting():  # a graph's shapes do not follow its values
+            length = max([0, *torch.stack(sizes).sum(0).tolist()]) + template.size
         place = torch.arange(length, device=device).expand(rows, -1)
         ids = torch.full((rows, length), self.reader.pad, device=device)
         types = torch.zeros_like(ids)
@@ -141,6 +143,9 @@ class TextEncoder(nn.Module):
         Each text is encoded alone; a place without a text gets zeros.
         """
         there = (ids >= 0).any(-1)
+        if torch.compiler.is_exporting():
+            flat = self.embed(ids.flatten(0, 1), pooling)
+            return flat.unflatten(0, ids.shape[:2]) * there.unsqueeze(-1), there
         if not there.any():
             return torch.zeros(*there.shape, self.width, device=ids.device), there
         vectors = self.embed(ids[there], pooling)
@@ -148,10 +153,10 @@ class TextEncoder(nn.Module):
         out[there] = vectors
         return out, there
 
-    def save(self, folder: Path) -> None:
-        """The encoder as transformers saves it: configuration, weights, tokenizer."""
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """As transformers saves it: configuration, weights (or ``state``), tokenizer."""
         with _quiet():
-            self.net.save_pretrained(folder, safe_serialization=True)
+            self.net.save_pretrained(folder, safe_serialization=True, state_dict=state)
         self.reader.tokenizer.save_pretrained(folder)
 
 
@@ -189,7 +194,7 @@ def as_text_encoder(text: str, reader: Reader | None) -> TextEncoder:
         return TextEncoder(parse_call(text, _ours(reader), "encoder"), reader)
     from transformers import MODEL_MAPPING
 
-    place = _place(text)
+    place = encoder_folder(text)
     config = _config(text, place)
     _check_tokenizer(text, config, reader)
     options: dict[str, Any] = {"config": config, "use_safetensors": True, "dtype": torch.float32}
@@ -226,7 +231,7 @@ def as_reader(
     """The tokenizer of an encoder; for one of ours it is learned from ``texts``."""
     if _is_ours(text):
         return Subwords.learned(texts, longest, vocabulary)
-    place = _place(text)
+    place = encoder_folder(text)
     reach = getattr(_config(text, place), "max_position_embeddings", None) or longest
     return Subwords.from_folder(place, min(longest, reach))
 
@@ -248,7 +253,7 @@ class TextLearner(NeuralLearner):
     reads: ClassVar[tuple[str, ...]] = ("text",)
 
     def reader(self, suite: Suite) -> Reader | None:
-        return as_reader(self.encoder, self.max_length, self.vocabulary, _training_texts(suite))
+        return as_reader(self.encoder, self.max_length, self.vocabulary, training_texts(suite))
 
     def save_pretrained(self, folder: Any) -> None:
         """As every learner; the encoder lies in ``encoder/``, as transformers saves it."""
@@ -295,11 +300,15 @@ class TextLearner(NeuralLearner):
                 f"model folder {str(folder)!r} does not fit {cls.id}: "
                 f"{[*lacking, *found.unexpected_keys][0]!r}"
             )
+        learner.load_beside(Path(folder))
         learner.module_.eval()
         return learner
 
+    def load_beside(self, folder: Path) -> None:
+        """Take over what ``save_beside`` wrote, but for the encoder."""
 
-def _training_texts(suite: Suite) -> Iterator[str]:
+
+def training_texts(suite: Suite) -> Iterator[str]:
     """Every text of the training rows, for a tokenizer to learn from."""
     for name, several in suite.texts.items():
         for cell in suite.splits["train"].data.column(name).to_pylist():
@@ -320,7 +329,7 @@ def _bert(
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=len(reader),
+        vocab_size=reader.tokens,
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
@@ -348,7 +357,7 @@ def _is_ours(text: str) -> bool:
     return text.partition("(")[0].strip() in _NAMES and not Path(text).is_dir()
 
 
-def _place(text: str) -> str:
+def encoder_folder(text: str) -> str:
     """Folder or hub name of an encoder."""
     if text != "minilm":
         return text
@@ -377,7 +386,7 @@ def _config(text: str, place: str) -> Any:
 
 def _check_tokenizer(text: str, config: Any, reader: Subwords) -> None:
     """Refuse a tokenizer whose ids mean something else to the weights."""
-    known, used = config.vocab_size, len(reader)
+    known, used = config.vocab_size, reader.tokens
     if used > known or known - used > _SPARE:
         raise InputError(
             f"encoder {text!r}: its tokenizer has {used:,} tokens and its weights {known:,}; they "

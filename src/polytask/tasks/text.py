@@ -270,6 +270,11 @@ class Boundaries(_ListKind):
         chances = torch.sigmoid(output.detach().double()).cpu().numpy()
         return objects([row[~np.isnan(row)] for row in chances])
 
+    def answer(self, decoded: NDArray) -> NDArray:
+        """The section number of every sentence."""
+        ends = [np.concatenate([[0], row[:-1] > 0.5]) for row in decoded]
+        return objects([end.astype(int).cumsum() for end in ends])
+
     def tally(self, target: NDArray, decoded: NDArray) -> tuple[NDArray, ...]:
         """Gaps: the last sentence's end is none."""
         wanted = [row[:-1] == 1 for row in target]
@@ -318,6 +323,10 @@ class Tagging(_ListKind):
         """Chances ``[S, C]`` a row; a network marks what lies past the end by NaN."""
         chances = torch.softmax(output.detach().double(), dim=-1).cpu().numpy()
         return objects([row[~np.isnan(row[:, 0])] for row in chances])
+
+    def answer(self, decoded: NDArray) -> NDArray:
+        """The most likely class of every text."""
+        return objects([[self.classes[i] for i in row.argmax(1)] for row in decoded])
 
     def tally(self, target: NDArray, decoded: NDArray) -> tuple[NDArray, ...]:
         """All labelled texts, one under the other."""

@@ -243,7 +243,7 @@ def predict(
         data, back = data.take(torch.from_numpy(order)), np.argsort(order)
     found: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     with torch.inference_mode() if not engine.sharded else torch.no_grad(), engine.autocast():
-        for chunk in data.chunks():
+        for chunk in data.chunks(engine.device.type):
             part = chunk.to(engine.device)
             for task, output in module.outputs(part.inputs, tasks).items():
                 found[task].append(module.decode(task, output))
