@@ -379,10 +379,23 @@ def test_teachers_from_folders_and_by_task(tmp_path) -> None:
         np.testing.assert_array_equal(ready.predict(rows)[name], values)
 
 
+def test_any_learner_of_texts_may_teach() -> None:
+    learner = made(teacher="text_encoder").fit(suite().only("overlap"))
+    one = learner.teachers_["overlap"]
+    assert (one.id, one.encoder, one.max_length) == ("text_encoder", TINY, 32)
+
+
+def test_a_teacher_of_other_tasks_is_refused_before_anything_is_fitted() -> None:
+    alone = CrossEncoder(encoder=TINY, max_length=32, training=SHORT).fit(suite().only("alike"))
+    with pytest.raises(InputError, match="'overlap'"):
+        made(teacher=alone).fit(suite())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"teacher": "nobody"}, "'nobody'"),
+        ({"teacher": {"alike": "cross_encoder", "overlap": "nowhere"}}, "'nowhere' is neither"),
         ({"teacher": {"alike": "cross_encoder"}}, "'overlap' has no teacher"),
         ({"teacher": CrossEncoder()}, "not fitted"),
         ({"distillation": 1.5}, "distillation is 1.5"),
@@ -458,12 +471,9 @@ def test_lower_layers_stay_as_they_were() -> None:
     assert still == {n for n in before if "embeddings" in n or "layer.0." in n or "layer.1." in n}
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_promises(keep: bool) -> None:
+def test_promises() -> None:
     settings = {"encoder": TINY, "top": 2, "head": "mlp(hidden=[8])", "max_length": 32}
-    for check in check_system(
-        DSE, suite=suite(), training=SHORT, teaching=SHORT, keep_first=keep, **settings
-    ):
+    for check in check_system(DSE, suite=suite(), training=SHORT, teaching=SHORT, **settings):
         assert check.passed is not False, check
 
 

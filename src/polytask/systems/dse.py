@@ -38,7 +38,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -48,12 +48,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polytask.catalogue import load_system
+from polytask.catalogue import catalogue, load_system
 from polytask.data import Batch, Processor, Rows, Suite
 from polytask.data.batch import budgeted
 from polytask.data.store import read_folder, write_folder
 from polytask.data.texts import Texts
-from polytask.errors import InputError
+from polytask.errors import InputError, nearest
 from polytask.parts.heads import Heads
 from polytask.parts.lower_layers import freeze_lower
 from polytask.parts.pairs import as_pair_head
@@ -167,7 +167,7 @@ class Siamese(MultiTaskModule):
 
     def _column(self, ids: Tensor) -> Tensor:
         there = (ids >= 0).any(1)
-        if bool(there.all()):
+        if torch.compiler.is_exporting() or bool(there.all()):
             return self.embed(ids)
         vectors = ids.new_zeros(len(ids), self.width, dtype=torch.float32)
         if bool(there.any()):
@@ -328,6 +328,8 @@ class DSE(TextLearner):
                     f"{self.id} reads pairs, two text columns with one text each; task "
                     f"{task.name!r} reads {', '.join(map(repr, task.texts)) or 'none'}"
                 )
+            if self.distillation:
+                self._given(task.name)
 
     def with_seed(self, seed: int) -> Self:
         return replace(super().with_seed(seed), teaching=replace(self.teaching, seed=seed))
@@ -365,25 +367,38 @@ class DSE(TextLearner):
 
     def _teacher(self, suite: Suite, task: str, progress: Any, out: Path | None) -> Any:
         """A fitted learner that answers the task."""
+        given = self._given(task)
+        if not isinstance(given, str):
+            return given
+        if Path(given).is_dir():
+            return _opened(given)
+        system = load_system(given)
+        alike = {"encoder", "max_length", "vocabulary", "frozen"} & {f.name for f in fields(system)}
+        fresh = system(training=self.teaching, **{name: getattr(self, name) for name in alike})
+        return fresh.fit(
+            suite.only(task),
+            out=out / "fit" if out else None,
+            progress=lambda record: progress({"stage": f"teacher of {task}", **record}),
+        )
+
+    def _given(self, task: str) -> Any:
+        """What ``teacher`` says of a task: a fitted learner, a folder, or the id of a learner."""
         given = self.teacher
         if isinstance(given, Mapping):
             if task not in given:
                 raise InputError(f"task {task!r} has no teacher; the mapping must name one")
             given = given[task]
-        if isinstance(given, str) and not Path(given).is_dir():
-            system = load_system(given)
-            names = ("encoder", "max_length", "vocabulary", "frozen")
-            alike = {name: getattr(self, name) for name in names}
-            fresh = system(training=self.teaching, **alike)
-            return fresh.fit(
-                suite.only(task),
-                out=out / "fit" if out else None,
-                progress=lambda record: progress({"stage": f"teacher of {task}", **record}),
-            )
-        teacher = _opened(given) if isinstance(given, str) else given
-        if not hasattr(teacher, "processor_"):
+        if isinstance(given, str):
+            if not Path(given).is_dir() and given not in catalogue():
+                raise InputError(
+                    f"teacher {given!r} is neither a model folder nor a learner"
+                    f"{nearest(given, catalogue())}"
+                )
+        elif not hasattr(given, "processor_"):
             raise InputError(f"the teacher of task {task!r} is not fitted yet; call fit(suite)")
-        return teacher
+        else:
+            given.processor_.task(task)
+        return given
 
     def views(self, data: Batch) -> Rows:
         """The training rows with the teacher's logits beside them, found by their texts."""
