@@ -417,6 +417,8 @@ class DSE(TextLearner):
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Sentence vectors ``[N, width]``, each text encoded once, in order of length."""
         processor = self._fitted()
+        if not len(texts):
+            raise InputError("there are no texts to encode")
         for row, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"text {row + 1} of {len(texts)} is empty")
@@ -436,8 +438,6 @@ class DSE(TextLearner):
     def index(self, candidates: Sequence[str]) -> Index:
         """Vectors of the candidates, to be searched as often as wanted; ``save`` keeps them."""
         texts = list(candidates)
-        if not texts:
-            raise InputError("there are no candidates to index")
         return Index(self.embed(texts), texts, self.fingerprint_)
 
     def scores(self, queries: str | Sequence[str], index: Index, task: str = "") -> NDArray:
@@ -476,7 +476,6 @@ class DSE(TextLearner):
         if 0 < rescore < k:
             raise InputError(f"rescore={rescore} is fewer than the k={k} that are asked for")
         judge = self._judge(one.name, teacher) if rescore else None
-
         vectors, against = self.embed(asked), self._against(one.name)
 
         def score(queries: Tensor, candidates: Tensor) -> Tensor:
@@ -568,7 +567,9 @@ class DSE(TextLearner):
             raise InputError(
                 f"nobody can rescore task {task!r}: a loaded model has no teacher, so say teacher="
             )
-        return _opened(judge) if isinstance(judge, str | Path) else judge
+        judge = _opened(judge) if isinstance(judge, str | Path) else judge
+        _check_alike(judge, self.processor_.task(task))
+        return judge
 
 
 # -- small things ----------------------------------------------------------------------------------
@@ -576,6 +577,16 @@ class DSE(TextLearner):
 
 def teacher_logits(teacher: Any, suite: Suite, task: Task) -> Logits:
     """A fitted learner's logits on the labelled training pairs of a task (with a fitted kind)."""
+    _check_alike(teacher, task)
+    table = suite.table("train")
+    rows = table.filter(task.labels(table).is_valid())
+    decoded = teacher.predict(rows, [task.name])[task.name]
+    first, second = (rows[name].to_pylist() for name in task.texts)
+    return Logits.of(pair_keys(first, second), as_logits(task.kind, decoded))
+
+
+def _check_alike(teacher: Any, task: Task) -> None:
+    """Refuse a teacher of other classes, or of another kind of answer."""
     theirs, ours = teacher.processor_.task(task.name).kind, task.kind
     classes = [getattr(kind, "classes", ()) for kind in (theirs, ours)]
     if theirs.name != ours.name or classes[0] != classes[1]:
@@ -583,11 +594,6 @@ def teacher_logits(teacher: Any, suite: Suite, task: Task) -> Logits:
             f"task {task.name!r}: the teacher answers {theirs.name} {classes[0] or ''}, the "
             f"student {ours.name} {classes[1] or ''}"
         )
-    table = suite.table("train")
-    rows = table.filter(task.labels(table).is_valid())
-    decoded = teacher.predict(rows, [task.name])[task.name]
-    first, second = (rows[name].to_pylist() for name in task.texts)
-    return Logits.of(pair_keys(first, second), as_logits(task.kind, decoded))
 
 
 def _read_logits(folder: Path, run: str) -> Logits:
