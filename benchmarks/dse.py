@@ -505,8 +505,8 @@ def run() -> Record:
 REASONS = {  # by words of the claim
     "10 times as fast": "the toy teacher costs hardly more than the paper's head of 512 units",
     "): the teacher is ahead": (
-        "600 pairs do not make a cross-encoder of MiniLM, which was trained to tell sentences apart "
-        "by their vectors: on validation rows, too, the teacher is behind the student"
+        "600 pairs do not make a cross-encoder of MiniLM, which was trained to tell sentences "
+        "apart by their vectors: on validation rows, too, it is behind a student of labels alone"
     ),
     "): distillation helps": "the teacher is no better than the student, see above",
     "): fine-tuning beats frozen": (
@@ -794,8 +794,8 @@ def _time(e: Evidence) -> str:
         ["once before: encoding the candidates (scaled)", f"{r['encoding']:.0f} s", ""],
     ]
     return (
-        f"One query, 100,000 sentences of {r['tokens']:.0f} words, MiniLM on one shared core, all "
-        f"ways in turns; the index holds {r['megabytes']:.0f} MB and is paid for after "
+        f"One query, 100,000 sentences of {r['tokens']:.0f} words, MiniLM on one shared core, the "
+        f"ways of a query in turns; the index holds {r['megabytes']:.0f} MB and is paid for after "
         f"{r['encoding'] / (cross - seconds['search']):.1f} queries.\n\n"
         + markdown(["", "time", "times as fast"], rows)
     )
