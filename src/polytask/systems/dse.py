@@ -36,9 +36,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -47,12 +48,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polytask.catalogue import load_system
+from polytask.catalogue import catalogue, load_system
 from polytask.data import Batch, Processor, Rows, Suite
 from polytask.data.batch import budgeted
 from polytask.data.store import read_folder, write_folder
 from polytask.data.texts import Texts
-from polytask.errors import InputError
+from polytask.errors import InputError, nearest
 from polytask.parts.heads import Heads
 from polytask.parts.lower_layers import freeze_lower
 from polytask.parts.pairs import as_pair_head
@@ -166,7 +167,7 @@ class Siamese(MultiTaskModule):
 
     def _column(self, ids: Tensor) -> Tensor:
         there = (ids >= 0).any(1)
-        if bool(there.all()):
+        if torch.compiler.is_exporting() or bool(there.all()):
             return self.embed(ids)
         vectors = ids.new_zeros(len(ids), self.width, dtype=torch.float32)
         if bool(there.any()):
@@ -216,6 +217,32 @@ class Hits(NamedTuple):
 
     scores: NDArray[np.float64]
     rows: NDArray[np.int64]
+
+
+class Times(NamedTuple):
+    """Seconds, for one query and an index of ``candidates``.
+
+    Attributes:
+        search: of the query with the whole index, its own encoding included.
+        encode: of one candidate, once.
+        pair: of the query with one candidate, by the teacher.
+    """
+
+    candidates: int
+    search: float
+    encode: float
+    pair: float
+
+    @property
+    def faster(self) -> float:
+        """How many times as fast a search is as the teacher on every pair."""
+        return self.candidates * self.pair / self.search
+
+    @property
+    def worth(self) -> float:
+        """Queries after which the index has paid for itself; infinite if it never does."""
+        saved = self.candidates * self.pair - self.search
+        return self.candidates * self.encode / saved if saved > 0 else float("inf")
 
 
 @dataclass
@@ -301,6 +328,8 @@ class DSE(TextLearner):
                     f"{self.id} reads pairs, two text columns with one text each; task "
                     f"{task.name!r} reads {', '.join(map(repr, task.texts)) or 'none'}"
                 )
+            if self.distillation:
+                self._given(task.name)
 
     def with_seed(self, seed: int) -> Self:
         return replace(super().with_seed(seed), teaching=replace(self.teaching, seed=seed))
@@ -338,25 +367,38 @@ class DSE(TextLearner):
 
     def _teacher(self, suite: Suite, task: str, progress: Any, out: Path | None) -> Any:
         """A fitted learner that answers the task."""
+        given = self._given(task)
+        if not isinstance(given, str):
+            return given
+        if Path(given).is_dir():
+            return _opened(given)
+        system = load_system(given)
+        alike = {"encoder", "max_length", "vocabulary", "frozen"} & {f.name for f in fields(system)}
+        fresh = system(training=self.teaching, **{name: getattr(self, name) for name in alike})
+        return fresh.fit(
+            suite.only(task),
+            out=out / "fit" if out else None,
+            progress=lambda record: progress({"stage": f"teacher of {task}", **record}),
+        )
+
+    def _given(self, task: str) -> Any:
+        """What ``teacher`` says of a task: a fitted learner, a folder, or the id of a learner."""
         given = self.teacher
         if isinstance(given, Mapping):
             if task not in given:
                 raise InputError(f"task {task!r} has no teacher; the mapping must name one")
             given = given[task]
-        if isinstance(given, str) and not Path(given).is_dir():
-            system = load_system(given)
-            names = ("encoder", "max_length", "vocabulary", "frozen")
-            alike = {name: getattr(self, name) for name in names}
-            fresh = system(training=self.teaching, **alike)
-            return fresh.fit(
-                suite.only(task),
-                out=out / "fit" if out else None,
-                progress=lambda record: progress({"stage": f"teacher of {task}", **record}),
-            )
-        teacher = _opened(given) if isinstance(given, str) else given
-        if not hasattr(teacher, "processor_"):
+        if isinstance(given, str):
+            if not Path(given).is_dir() and given not in catalogue():
+                raise InputError(
+                    f"teacher {given!r} is neither a model folder nor a learner"
+                    f"{nearest(given, catalogue())}"
+                )
+        elif not hasattr(given, "processor_"):
             raise InputError(f"the teacher of task {task!r} is not fitted yet; call fit(suite)")
-        return teacher
+        else:
+            given.processor_.task(task)
+        return given
 
     def views(self, data: Batch) -> Rows:
         """The training rows with the teacher's logits beside them, found by their texts."""
@@ -375,6 +417,8 @@ class DSE(TextLearner):
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Sentence vectors ``[N, width]``, each text encoded once, in order of length."""
         processor = self._fitted()
+        if not len(texts):
+            raise InputError("there are no texts to encode")
         for row, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"text {row + 1} of {len(texts)} is empty")
@@ -394,8 +438,6 @@ class DSE(TextLearner):
     def index(self, candidates: Sequence[str]) -> Index:
         """Vectors of the candidates, to be searched as often as wanted; ``save`` keeps them."""
         texts = list(candidates)
-        if not texts:
-            raise InputError("there are no candidates to index")
         return Index(self.embed(texts), texts, self.fingerprint_)
 
     def scores(self, queries: str | Sequence[str], index: Index, task: str = "") -> NDArray:
@@ -405,8 +447,8 @@ class DSE(TextLearner):
         probabilities ``[Q, M, C]``, as ``predict`` would give for the pairs.
         """
         one = self._task(task)
-        against = partial(self._against, one.name)
-        output = self._checked(index).scores(self.embed(_listed(queries)), against)
+        vectors = self.embed(_listed(queries))
+        output = self._checked(index).scores(vectors, self._against(one.name))
         decoded = one.kind.decode(output.flatten(0, 1))
         return decoded.reshape(*output.shape[:2], *decoded.shape[1:])
 
@@ -434,11 +476,12 @@ class DSE(TextLearner):
         if 0 < rescore < k:
             raise InputError(f"rescore={rescore} is fewer than the k={k} that are asked for")
         judge = self._judge(one.name, teacher) if rescore else None
+        vectors, against = self.embed(asked), self._against(one.name)
 
-        def score(vectors: Tensor, candidates: Tensor) -> Tensor:
-            return _ranked(one.kind, self._against(one.name, vectors, candidates), column)
+        def score(queries: Tensor, candidates: Tensor) -> Tensor:
+            return _ranked(one.kind, against(queries, candidates), column)
 
-        found = self._checked(index).search(self.embed(asked), max(k, rescore), score)
+        found = self._checked(index).search(vectors, max(k, rescore), score)
         if judge is None:
             return Hits(_shown(one.kind, found.scores), found.rows.numpy())
 
@@ -451,6 +494,40 @@ class DSE(TextLearner):
         best = rescored(found, again)
         return Hits(best.scores[:, :k].numpy(), best.rows[:, :k].numpy())
 
+    def times(
+        self,
+        query: str,
+        index: Index,
+        *,
+        task: str = "",
+        teacher: Any = None,
+        sample: int = 100,
+        rounds: int = 3,
+    ) -> Times:
+        """What a query costs on this machine with these texts, the teacher's pairs beside it.
+
+        The teacher scores the first ``sample`` candidates; all parts take turns, and the median of
+        the rounds counts.
+        """
+        one = self._task(task)
+        judge = self._judge(one.name, teacher)
+        some = list(index.texts[:sample])
+        pairs = dict(zip(one.texts, ([query] * len(some), some), strict=True))
+        parts: dict[str, Callable[[], Any]] = {
+            "search": lambda: self.search(query, index, task=one.name),
+            "encode": lambda: self.embed(some),
+            "pairs": lambda: judge.predict(pairs, [one.name]),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in parts}
+        for _ in range(rounds):
+            for name, part in parts.items():
+                started = time.perf_counter()
+                part()
+                taken[name].append(time.perf_counter() - started)
+        median = {name: float(np.median(seconds)) for name, seconds in taken.items()}
+        each = {name: median[name] / len(some) for name in ("encode", "pairs")}
+        return Times(len(index), median["search"], each["encode"], each["pairs"])
+
     @cached_property
     def fingerprint_(self) -> str:
         """Names the weights that make vectors."""
@@ -461,11 +538,14 @@ class DSE(TextLearner):
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def _against(self, task: str, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Outputs ``[Q, M, outputs]`` of vectors, on the learner's device and back."""
+    def _against(self, task: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """Outputs ``[Q, M, outputs]`` of queries and candidates, on the learner's device and back.
+
+        A score of ``parts.retrieval``.
+        """
         device = self._engine().device
         head: Any = self.module_.eval().to(device).heads[task]
-        return head.against(queries.to(device), candidates.to(device)).cpu()
+        return lambda q, c: head.against(q.to(device), c.to(device)).cpu()
 
     def _checked(self, index: Index) -> Index:
         if index.model != self.fingerprint_:
@@ -487,7 +567,9 @@ class DSE(TextLearner):
             raise InputError(
                 f"nobody can rescore task {task!r}: a loaded model has no teacher, so say teacher="
             )
-        return _opened(judge) if isinstance(judge, str | Path) else judge
+        judge = _opened(judge) if isinstance(judge, str | Path) else judge
+        _check_alike(judge, self.processor_.task(task))
+        return judge
 
 
 # -- small things ----------------------------------------------------------------------------------
@@ -495,6 +577,16 @@ class DSE(TextLearner):
 
 def teacher_logits(teacher: Any, suite: Suite, task: Task) -> Logits:
     """A fitted learner's logits on the labelled training pairs of a task (with a fitted kind)."""
+    _check_alike(teacher, task)
+    table = suite.table("train")
+    rows = table.filter(task.labels(table).is_valid())
+    decoded = teacher.predict(rows, [task.name])[task.name]
+    first, second = (rows[name].to_pylist() for name in task.texts)
+    return Logits.of(pair_keys(first, second), as_logits(task.kind, decoded))
+
+
+def _check_alike(teacher: Any, task: Task) -> None:
+    """Refuse a teacher of other classes, or of another kind of answer."""
     theirs, ours = teacher.processor_.task(task.name).kind, task.kind
     classes = [getattr(kind, "classes", ()) for kind in (theirs, ours)]
     if theirs.name != ours.name or classes[0] != classes[1]:
@@ -502,11 +594,6 @@ def teacher_logits(teacher: Any, suite: Suite, task: Task) -> Logits:
             f"task {task.name!r}: the teacher answers {theirs.name} {classes[0] or ''}, the "
             f"student {ours.name} {classes[1] or ''}"
         )
-    table = suite.table("train")
-    rows = table.filter(task.labels(table).is_valid())
-    decoded = teacher.predict(rows, [task.name])[task.name]
-    first, second = (rows[name].to_pylist() for name in task.texts)
-    return Logits.of(pair_keys(first, second), as_logits(task.kind, decoded))
 
 
 def _read_logits(folder: Path, run: str) -> Logits:
