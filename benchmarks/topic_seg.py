@@ -408,7 +408,7 @@ def plan() -> Iterator[tuple[str, str, int]]:
     def rows(data: str, *ways: str) -> Iterator[tuple[str, str, int]]:
         return ((data, way, seed) for seed in SEEDS for way in ways)
 
-    main = ("stp", ALL, "stp+tc", "tc")
+    main = (ALL, "stp", "tc", "stp+tc")
     rest = tuple(way for way in SETS if way not in main)
     yield from rows("articles 60", *main, "stp+nsp", "joint")
     yield from rows("elements", *main)
