@@ -638,11 +638,11 @@ def claims() -> list[Claim]:
 REASONS = {
     "NSP beside STP+TC": "the third loss competes in a small network: topics are named less well "
     "with it, too, in each of the three seeds",
-    "NSP beside STP is": "the difference is within the spread over seeds, which is larger than half "
-    "a point",
-    "faster than a cross-encoder (one small layer)": "with one layer of 64, reading and tokenising, "
-    "the same for both, is a quarter of the siamese's time (1.8 of 7.7 ms), and calls of so small a "
-    "network cost more than their arithmetic; with MiniLM the ratio is the one wanted",
+    "NSP beside STP is": "the difference is within the spread over seeds, which is larger than "
+    "half a point",
+    "faster than a cross-encoder (one small layer)": "with one layer of 64, reading and "
+    "tokenising, the same for both, is a quarter of the siamese's time (1.8 of 7.7 ms), and calls "
+    "of so small a network cost more than their arithmetic; with MiniLM the ratio is the one wanted",
     "frozen MiniLM": "the budget is small: two epochs over 75 articles cut at 20 sentences",
 }
 
