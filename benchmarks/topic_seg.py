@@ -642,7 +642,7 @@ REASONS = {
     "half a point",
     "faster than a cross-encoder (one small layer)": "with one layer of 64, reading and "
     "tokenising, the same for both, is a quarter of the siamese's time (1.8 of 7.7 ms), and calls "
-    "of so small a network cost more than their arithmetic; with MiniLM the ratio is the one wanted",
+    "of so small a network cost more than their arithmetic; with MiniLM the ratio is as wanted",
     "frozen MiniLM": "the budget is small: two epochs over 75 articles cut at 20 sentences",
 }
 
