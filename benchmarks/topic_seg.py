@@ -179,11 +179,17 @@ def tagged(kind: Tagging, suite: Suite, decoded: NDArray) -> dict[str, float]:
     return {name: 100 * value for name, value in kind.scores(target, decoded).items()}
 
 
+def changed(learner: TopicSeg, way: dict[str, Any]) -> TopicSeg:
+    """A way of learning; two sentences in one sequence have the room of two."""
+    room = 2 if way.get("joint") else 1
+    return replace(learner, max_length=room * learner.max_length, **way)
+
+
 def fit(data: str, way: str, seed: int) -> dict[str, Any]:
     """Test figures of one fit; on real data also those of the same model on Choi's documents."""
     setting = SETTINGS[data]
     suite = setting.suite(seed)
-    learner = replace(setting.learner, **WAYS[way]).with_seed(seed)
+    learner = changed(setting.learner, WAYS[way]).with_seed(seed)
     if "tc" not in learner.losses:
         suite = suite.only("section")
     started = time.perf_counter()
@@ -373,24 +379,24 @@ TURNS = {"articles 60": (6, 7), "elements": (2, 5)}
 
 
 def turns(data: str, documents: int, rounds: int) -> dict[str, Any]:
-    """Median seconds per document, siamese and cross-encoder taking turns on one thread."""
+    """Median seconds of processor time per document, siamese and cross-encoder taking turns."""
     setting = SETTINGS[data]
     suite = setting.suite(0)
     texts, _ = held(suite, "test")
     table = {"sentences": texts[:documents]}
     made = {}
     for joint in (False, True):
-        learner = replace(setting.learner, joint=joint)
+        learner = changed(setting.learner, {"joint": joint})
         learner.processor_ = Processor.fit(suite, learner.reader(suite))
         learner.module_ = learner.build(learner.processor_)
         made["joint" if joint else "siamese"] = learner
     taken: dict[str, list[float]] = {name: [] for name in made}
     for turn in range(rounds + 1):
         for name, learner in made.items():
-            started = time.perf_counter()
+            started = time.process_time()
             learner.predict(table, ["section"])
             if turn:  # the first warms up
-                taken[name].append((time.perf_counter() - started) / documents)
+                taken[name].append((time.process_time() - started) / documents)
     ratios = np.array(taken["siamese"]) / np.array(taken["joint"])
     return {
         **{name: float(np.median(seconds)) for name, seconds in taken.items()},
@@ -408,7 +414,7 @@ def plan() -> Iterator[tuple[str, str, int]]:
     def rows(data: str, *ways: str) -> Iterator[tuple[str, str, int]]:
         return ((data, way, seed) for seed in SEEDS for way in ways)
 
-    main = ("stp", ALL, "stp+tc", "tc")
+    main = (ALL, "stp", "tc", "stp+tc")
     rest = tuple(way for way in SETS if way not in main)
     yield from rows("articles 60", *main, "stp+nsp", "joint")
     yield from rows("elements", *main)
@@ -472,12 +478,11 @@ def judged(
     holds: Callable[[float, float], bool],
     paper: str = "",
 ) -> list[Claim]:
-    """A claim about the means of two rows over the seeds that both have; none without any."""
+    """A claim about the means of two rows; none before all seeds of both are on record."""
     seeds, a, b = paired(one, other)
-    if not seeds:
+    if len(seeds) < len(SEEDS):
         return []
     told = holds(fmean(a), fmean(b))
-    reason = next((why for key, why in REASONS.items() if key in claim), "")
     return [
         Claim(
             system="topic_seg",
@@ -488,9 +493,13 @@ def judged(
             holds=told,
             seeds=seeds,
             command=COMMAND,
-            reason="" if told else reason,
+            reason="" if told else why(claim),
         )
     ]
+
+
+def why(claim: str) -> str:
+    return next((reason for key, reason in REASONS.items() if key in claim), "")
 
 
 def less(a: float, b: float) -> bool:
@@ -544,18 +553,22 @@ def claims() -> list[Claim]:
     for set_, model in ((data, "one small layer"), ("elements", "MiniLM")):
         for cell in record.select(data=set_, time=True):
             r = cell["result"]
+            claim = f"a siamese encoder is faster than a cross-encoder ({model})"
+            told = r["ratio"] <= 0.6
             found.append(
                 Claim(
                     system="topic_seg",
-                    claim=f"a siamese encoder is faster than a cross-encoder ({model})",
+                    claim=claim,
                     paper="",
                     measured=f"{1e3 * r['siamese']:.0f} ms against {1e3 * r['joint']:.0f} ms per "
                     f"document of {r['sentences']:.0f} sentences, in turns: {r['ratio']:.2f}",
                     relation="seconds per document <= 0.6 of the cross-encoder's",
-                    holds=r["ratio"] <= 0.6,
+                    holds=told,
                     seeds=(0,),
                     command=COMMAND,
-                    reason="" if r["ratio"] <= 0.6 else REASONS["faster"],
+                    reason=""
+                    if r["ratio"] <= 0.6
+                    else why(f"faster than a cross-encoder ({model})"),
                 )
             )
     for set_ in (data, "elements"):
@@ -622,7 +635,16 @@ def claims() -> list[Claim]:
 
 
 # Why a claim does not hold, where it does not: the first key that its sentence contains.
-REASONS: dict[str, str] = {"faster": ""}
+REASONS = {
+    "NSP beside STP+TC": "the third loss competes in a small network: topics are named less well "
+    "with it, too, in each of the three seeds",
+    "NSP beside STP is": "the difference is within the spread over seeds, which is larger than "
+    "half a point",
+    "faster than a cross-encoder (one small layer)": "with one layer of 64, reading and "
+    "tokenising, the same for both, is a quarter of the siamese's time (1.8 of 7.7 ms), and calls "
+    "of so small a network cost more than their arithmetic; with MiniLM the ratio is as wanted",
+    "frozen MiniLM": "the budget is small: two epochs over 75 articles cut at 20 sentences",
+}
 
 NAMES = {
     "no boundary": "no boundary",
@@ -687,7 +709,7 @@ def table_of_time(record: Record) -> list[str]:
                 f"| {model}, {r['sentences']:.0f} sentences | " + " | ".join(figures) + " |"
             )
     head = ["encoder", "siamese, ms", "cross-encoder, ms", "ratio"]
-    title = ["**Segmenting one document on one core, in turns**", ""]
+    title = ["**Segmenting one document: processor time on one core, in turns**", ""]
     title += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return ["\n".join([*title, *lines])] if lines else []
 
