@@ -179,7 +179,7 @@ def test_signs_of_a_wrong_encoding_are_told() -> None:
 def test_a_file_that_is_not_utf8_is_refused(tmp_path) -> None:
     path = tmp_path / "tone.csv"
     path.write_bytes("text,label\ncafé,good\n".encode("latin-1"))
-    with pytest.raises(InputError, match="UTF-?8"):
+    with pytest.raises(InputError, match=r"UTF-?8"):
         Suite.from_tasks({"tone": path})
 
 
@@ -199,7 +199,7 @@ def test_unclear_tables_are_refused(sources, sentence: str) -> None:
 
 
 def test_numbers_are_no_text() -> None:
-    with pytest.raises(InputError, match="column 'text' has type .*, not text"):
+    with pytest.raises(InputError, match=r"column 'text' has type .*, not text"):
         Suite.from_table({"text": list(range(N)), "y": [0, 1] * 15}, ["y"], inputs={"text": "text"})
 
 

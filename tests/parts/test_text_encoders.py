@@ -130,7 +130,7 @@ def test_a_tokenizer_of_other_weights_is_refused(encoder: TextEncoder, tmp_path)
 def test_weights_that_are_pickled_are_not_read(encoder: TextEncoder, tmp_path) -> None:
     place = saved(encoder, tmp_path / "encoder")
     shutil.move(place / "model.safetensors", place / "pytorch_model.bin")
-    with pytest.raises(InputError, match="encoder .*"):
+    with pytest.raises(InputError, match=r"encoder .*"):
         as_text_encoder(str(place), encoder.reader)
 
 

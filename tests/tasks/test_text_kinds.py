@@ -154,6 +154,20 @@ def test_retrieval_loss_is_list_wise() -> None:
     assert scores.grad is not None and torch.isfinite(scores.grad).all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [(Boundaries(), [[1, -1]]), (Tagging(("a", "b")), [[1, 0]]), (Retrieval(), [[1.0, 0.0]])],
+    ids=["boundaries", "tags", "retrieval"],
+)
+def test_rows_of_another_task_may_be_longer(kind, target) -> None:
+    torch.manual_seed(0)
+    output = torch.randn(1, 3, 2) if isinstance(kind, Tagging) else torch.randn(1, 3)
+    mask = torch.tensor([True])
+    wanted = kind.loss(output[:, :2], torch.tensor(target), mask)
+    wide = torch.cat([output[:, :2], torch.full_like(output[:, :1], NAN)], dim=1)
+    torch.testing.assert_close(kind.loss(wide, torch.tensor(target), mask), wanted)
+
+
 def test_rankings_agree_with_the_formulas() -> None:
     rng = np.random.default_rng(0)
     target = objects([rng.integers(0, 3, n).astype(float) for n in (5, 12, 1, 30)])

@@ -229,6 +229,15 @@ class _ListKind(TextKind):
         rows = [self.entries([] if cell is None else cell) for cell in cells]
         return objects(rows), np.array([cell is not None for cell in cells])
 
+    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        # A batch of several tasks is as wide as its longest row, which may be another task's.
+        wider = output.shape[1] - target.shape[1]
+        return self.list_loss(output, F.pad(target, (0, wider), value=self.blank), mask)
+
+    def list_loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """The loss of outputs and targets of the same width."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Boundaries(_ListKind):
@@ -257,7 +266,7 @@ class Boundaries(_ListKind):
         ends = [int(a != b) for a, b in itertools.pairwise(cell)]
         return np.array([*ends, -1] if len(cell) else [], np.int64)
 
-    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def list_loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         known = (target >= 0) & mask.unsqueeze(1)
         logits = torch.where(known, output, torch.zeros_like(output))
         gaps = F.binary_cross_entropy_with_logits(
@@ -313,7 +322,7 @@ class Tagging(_ListKind):
                 raise InputError(f"class {name!r} does not occur in the training labels")
         return np.array([places.get(name, -1) for name in cell], np.int64)
 
-    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def list_loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         known = (target >= 0) & mask.unsqueeze(1)
         logits = torch.where(known.unsqueeze(-1), output, torch.zeros_like(output))
         rows = F.cross_entropy(logits.transpose(1, 2), target.clamp(min=0), reduction="none")
@@ -363,7 +372,7 @@ class Retrieval(_ListKind):
     def entries(self, cell: Cell) -> NDArray:
         return np.array(cell, np.float32)
 
-    def loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def list_loss(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         known = ~torch.isnan(target)
         relevance = torch.where(known, target, torch.zeros_like(target))
         total = relevance.sum(1)
