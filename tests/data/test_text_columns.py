@@ -65,7 +65,10 @@ def test_a_table_per_task_by_the_usual_names() -> None:
     suite = Suite.from_tasks(sources)
     kinds = {t.name: type(t.kind) for t in suite.tasks}
     assert kinds == {
-        "alike": Similarity, "tone": Classification, "find": Retrieval, "cut": Boundaries,
+        "alike": Similarity,
+        "tone": Classification,
+        "find": Retrieval,
+        "cut": Boundaries,
     }
     assert {t.name: t.texts for t in suite.tasks} == {
         "alike": ("text", "text_pair"),
@@ -118,9 +121,7 @@ def test_leaks_are_counted() -> None:
     texts[25], texts[26] = "  FILM 3 was fine", texts[4]
     suite = Suite.from_tasks({"tone": {**REVIEWS, "text": texts, "split": parts}})
     leaks = [note for note in suite.about["notes"] if note.startswith("leak")]
-    assert leaks == [
-        "leak: of task 'tone', 2 of 6 test rows have the same text as a training row"
-    ]
+    assert leaks == ["leak: of task 'tone', 2 of 6 test rows have the same text as a training row"]
 
 
 def test_a_similar_pair_the_other_way_round_is_a_leak_an_entailed_one_is_not() -> None:
@@ -208,7 +209,8 @@ def test_a_kind_of_text_needs_text() -> None:
         Suite.from_table({"x": list(range(N)), "y": [0.0, 1.0] * 15}, {"y": "similarity"})
     with pytest.raises(InputError, match="kind 'boundaries' needs a column with a list"):
         Suite.from_table(
-            {"text": REVIEWS["text"], "y": [[0, 1]] * N}, {"y": "boundaries"},
+            {"text": REVIEWS["text"], "y": [[0, 1]] * N},
+            {"y": "boundaries"},
             inputs={"text": "text"},
         )
 

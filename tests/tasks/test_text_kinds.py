@@ -32,8 +32,14 @@ def column(cells: list) -> pa.ChunkedArray:
 
 @pytest.mark.parametrize(
     "kind",
-    [Similarity(0.0, 5.0), Span(tokens=7), Generation("rouge", 9), Boundaries(), Tagging(("a",)),
-     Retrieval()],
+    [
+        Similarity(0.0, 5.0),
+        Span(tokens=7),
+        Generation("rouge", 9),
+        Boundaries(),
+        Tagging(("a",)),
+        Retrieval(),
+    ],
 )
 def test_kinds_go_through_json(kind) -> None:
     assert kind_from_dict(kind.to_dict()) == kind
