@@ -177,7 +177,7 @@ def pair_suite(rows: int = 60) -> Suite:
 
 
 def document_suite(rows: int = 40) -> Suite:
-    """Documents of sentences: where a section ends, and what each sentence is about."""
+    """Documents of sentences: where a section ends, what each sentence is about; with gaps."""
     rng = np.random.default_rng(0)
     sentences, sections, topics = [], [], []
     for _ in range(rows):
@@ -185,8 +185,11 @@ def document_suite(rows: int = 40) -> Suite:
         sizes = rng.integers(2, 4, len(things))
         about = [thing for thing, size in zip(things, sizes, strict=True) for _ in range(size)]
         sentences.append([f"the {t} {' '.join(_sentence(rng)[1:])}" for t in about])
-        sections.append([i for i, size in enumerate(sizes) for _ in range(size)])
-        topics.append([_THINGS[t] if rng.random() < 0.8 else None for t in about])
+        known = rng.random(2) < 0.9
+        ends = [i for i, size in enumerate(sizes) for _ in range(size)]
+        sections.append(ends if known[0] else None)
+        tags = [_THINGS[t] if rng.random() < 0.8 else None for t in about]
+        topics.append(tags if known[1] else None)
     table = {"sentences": sentences, "sections": sections, "topics": topics}
     kinds = {"sections": "boundaries", "topics": "tags"}
     return Suite.from_table(table, kinds, inputs={"sentences": "text"}, name="documents")

@@ -1,12 +1,11 @@
-"""Text encoder: one pretrained encoder, a linear head per task.
+"""Text encoder: one pretrained encoder for every task of a text suite, with a head per task.
 
-id: text_encoder
-title: Any transformers encoder with a head per task
-year: 2018
-domain: text
-source: Devlin et al., "BERT", arXiv 1810.04805; pairs apart: Reimers and Gurevych, "Sentence-BERT",
-    arXiv 1908.10084
-parts: adapters, text_encoders
+Source: Devlin et al., "BERT", NAACL 2019; pairs apart: Reimers & Gurevych, "Sentence-BERT", EMNLP
+    2019; adapters: Hu et al., "LoRA", ICLR 2022.
+Year: 2019
+Domain: text
+Parts: adapters, heads, text_encoders
+For: the plain way to share a pretrained encoder among text tasks of any kind; start here
 
 What users of transformers do first: fine-tune an encoder, here one for all tasks. A text, or a pair
 as one sequence ``[CLS] a [SEP] b [SEP]``, is pooled to h ``[B, d]``; a head is W dropout(h) + b.

@@ -159,13 +159,13 @@ class Question:
 
         context, question = map(read, wording.templates(task))
         words = wording.words(task)
-        choices = padded(reader.ids(words)) if words else None
-        if choices is not None and len(choices.unique(dim=0)) < len(words):
+        ids = reader.ids(words) if words else []
+        if len({tuple(row) for row in ids}) < len(ids):
             raise InputError(
                 f"task {task.name!r}: two of its answers read the same, {_listed(words)}; give "
                 "each class words of its own in labels"
             )
-        return cls(task, context, question, choices)
+        return cls(task, context, question, padded(ids) if words else None)
 
     def cast(self, inputs: Mapping[str, Tensor], limit: int) -> tuple[Tensor, Tensor]:
         """Context and question of rows: ids ``[B, l]`` and ``[B, m]``, at most ``limit`` each."""
