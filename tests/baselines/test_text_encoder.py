@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from polytask import Suite
 from polytask.baselines.text_encoder import TextEncoderLearner, TextEncoderNet
+from polytask.comparing import answers
 from polytask.data import Processor
 from polytask.errors import InputError
 from polytask.lifecycle.export import Session, export
@@ -103,26 +104,33 @@ def test_promises_on_documents() -> None:
     assert [c for c in checks if c.passed is False] == []
 
 
+def test_a_row_without_a_text_gets_no_answer() -> None:
+    suite = search_suite()
+    learner = TextEncoderLearner(**TINY, pairs="apart", training=ONCE).fit(suite)
+    rows = suite.table("test").select(list(suite.inputs))
+    written = answers.table(learner, rows)
+    for task, column in (("alike", "text_pair"), ("finds", "texts")):
+        assert written[task].is_valid().to_pylist() == rows[column].is_valid().to_pylist()
+
+
 @pytest.mark.parametrize(
-    ("suite", "settings"),
+    ("suite", "settings", "on_rows"),
     [
-        (pair_suite(), {}),
-        (pair_suite(), {"pairs": "apart"}),
-        (document_suite(), {}),
-        (search_suite().only("finds"), {}),
-        (question_suite().only("where", "sort"), {}),
+        (pair_suite(), {}, True),
+        (pair_suite(), {"pairs": "apart"}, False),
+        (document_suite(), {}, False),
+        (search_suite(), {"pairs": "apart"}, True),
+        (question_suite().only("where", "sort"), {}, True),
     ],
     ids=["pairs", "apart", "documents", "search", "questions"],
 )
-def test_the_exported_model_answers_alike(suite: Suite, settings, tmp_path) -> None:
+def test_the_exported_model_answers_alike(suite: Suite, settings, on_rows, tmp_path) -> None:
     learner = TextEncoderLearner(**TINY, **settings, training=ONCE).fit(suite)
-    export(learner, tmp_path / "onnx")
+    export(learner, tmp_path / "onnx", suite=suite if on_rows else None)
     session = Session(tmp_path / "onnx")
-    whole = suite.table("test").select(list(suite.inputs))
-    for rows in (whole, whole.slice(0, 1)):  # other numbers of texts, of other lengths
-        for task in suite.tasks:
-            if task.where is not None and rows.num_rows > 1:
-                rows = suite.only(task.name).table("test").select(list(task.texts))
+    for task in suite.tasks:
+        whole = suite.only(task.name).table("test").select(list(task.texts))
+        for rows in (whole, whole.slice(0, 1)):  # other numbers of texts, of other lengths
             ours = learner.predict(rows, [task.name])[task.name]
             theirs = session.predict(rows, [task.name])[task.name]
             if ours.dtype == object and isinstance(ours[0], np.ndarray):

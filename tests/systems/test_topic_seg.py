@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from polytask.data import Batch, Processor, Suite
 from polytask.data.segmented import LEFT, NEXT, PLACES, Articles
 from polytask.errors import InputError
+from polytask.lifecycle.export import Session, export
 from polytask.parts.text_encoders import TextEncoder
 from polytask.systems.topic_seg import (
     NSP,
@@ -416,6 +417,18 @@ def test_paper_scale_has_the_parameters_it_should() -> None:
 
 
 # -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_exported_model_answers_alike(tmp_path: Path) -> None:
+    suite = document_suite(20)
+    model = TopicSeg(**TINY, training=SHORT).fit(suite)
+    export(model, tmp_path / "onnx", suite=suite)
+    rows = suite.table("test").select(["sentences"])
+    served = Session(tmp_path / "onnx").predict(rows)
+    for task, expected in model.predict(rows).items():
+        for theirs, ours in zip(served[task], expected, strict=True):
+            np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,21 @@ _AT_A_TIME = 16
 
 
 def table(learner: Any, source: Any, tasks: Sequence[str] | None = None) -> pa.Table:
-    """The answers to tasks with one value per row; a chance per class beside the class."""
+    """The answers to tasks with one value per row; a chance per class beside the class.
+
+    A row that lacks a text of a task has no answer to it.
+    """
     columns: dict[str, pa.Array] = {}
-    for task, decoded in learner.predict(source, tasks).items():
-        kind = learner.processor_.task(task).kind
-        columns[task] = pa.array([_cell(answer) for answer in kind.answer(decoded).tolist()])
-        for i, label in enumerate(() if kind.several else getattr(kind, "classes", ())):
-            columns[f"{task}={label}"] = pa.array(decoded[:, i])
+    rows = learner.processor_.table(source)
+    for name, decoded in learner.predict(rows, tasks).items():
+        task = learner.processor_.task(name)
+        asked = [rows[text].is_valid().to_numpy() for text in task.texts]
+        gone = ~np.logical_and.reduce(asked) if asked else np.zeros(len(decoded), bool)
+        answers = [_cell(answer) for answer in task.kind.answer(decoded).tolist()]
+        columns[name] = pa.array(answers, mask=gone)
+        classes = () if task.kind.several else getattr(task.kind, "classes", ())
+        for i, label in enumerate(classes):
+            columns[f"{name}={label}"] = pa.array(decoded[:, i], mask=gone)
     return pa.table(columns)
 
 

@@ -235,10 +235,14 @@ class _Answers(nn.Module):
 def _sample(processor: Processor, rows: int, suite: Suite | None) -> dict[str, Tensor]:
     """Encoded rows: of the suite's validation split, or drawn at random."""
     if suite is not None:
-        asked = [task.name for task in processor.tasks]
-        batch = processor.inputs(suite.table("validation"), asked)
         read = {name for task in processor.tasks for name in task.texts}
-        drawn = batch[torch.arange(rows) % len(batch)].inputs
+        given = suite.table("validation")
+        table = given.take(np.arange(rows) % len(given))
+        for name in read:  # a row may lack a text; where each task has rows of its own, all do
+            texts = given[name].drop_null()
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, texts.take(np.arange(rows) % len(texts)))
+        drawn = processor.inputs(table, [task.name for task in processor.tasks])[:].inputs
         return {k: v for k, v in drawn.items() if k not in processor.texts or k in read}
     generator = torch.Generator().manual_seed(0)
     inputs: dict[str, Tensor] = {}
@@ -346,7 +350,9 @@ def _errors(net: _Answers, session: Session, inputs: dict[str, Tensor]) -> dict[
 
 def _part(name: str, tensor: Tensor, rows: int) -> Tensor:
     """Some rows; of texts, other numbers of tokens with other numbers of rows."""
-    return tensor[:rows, ..., : -rows or None] if _lengths(name, tensor) else tensor[:rows]
+    if not _lengths(name, tensor):
+        return tensor[:rows]
+    return tensor[:rows, ..., : max(1, tensor.shape[-1] - rows)]
 
 
 def _judged(processor: Processor, suite: Suite | None) -> None:

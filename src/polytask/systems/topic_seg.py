@@ -263,8 +263,7 @@ class TopicNet(MultiTaskModule):
 
 def present(ids: Tensor) -> Tensor:
     """Sentences that are there ``[B, S]``; one without tokens is, if another comes after it."""
-    some = (ids >= 0).any(-1).to(torch.int8)
-    return some.flip(-1).cummax(-1).values.flip(-1).bool()
+    return (ids >= 0).any(-1).flip(-1).cumsum(-1).flip(-1) > 0
 
 
 def neighbours(present: Tensor) -> Tensor:
@@ -282,6 +281,9 @@ def _gathered(values: Tensor, index: Tensor) -> Tensor:
 
 def _spread(ids: Tensor, there: Tensor, encode: Callable[[Tensor], Tensor], width: int) -> Tensor:
     """``encode`` the rows ``[N, L]`` that are there, some of like length at a time."""
+    if torch.compiler.is_exporting():  # a graph's shapes do not follow its values
+        found = encode(ids.flatten(0, 1)).unflatten(0, ids.shape[:2])
+        return found * there.unsqueeze(-1)
     rows = ids[there]
     if not len(rows):
         return torch.zeros(*there.shape, width, device=ids.device)

@@ -121,7 +121,8 @@ class FittedMixin:
         the order of ``task.kind.classes``. Dense kinds: maps ``[N, H, W]``, or ``[N, C, H, W]`` of
         normals and pictures, at the size the model works at (``processor_.size``). Kinds of text:
         scores ``[N]`` (similarity), words (span, generation), or an array per row (boundaries,
-        tags, retrieval). Without ``tasks``, all whose text columns are there.
+        tags, retrieval). Without ``tasks``, all whose text columns are there; of a row whose cell
+        is empty in one of them the answer says nothing.
         """
         processor = self._fitted()
         names = self._names(processor.answerable(inputs) if tasks is None else tasks)
