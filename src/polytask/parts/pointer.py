@@ -362,7 +362,10 @@ class PointerDecoder(nn.Module):
             q = self._out(self.question_out, h, question @ memory.question)
             lambda_ = torch.sigmoid(self.pointer_switch(torch.cat([h, q, x], dim=-1)))
         said = None if self.say is None else self.say(c).float().log_softmax(-1)
-        copied = None if self.generator == "only" else alpha
+        # Chances are multiplied and summed: in 32 bits, whatever the network computes in.
+        copied = None if self.generator == "only" else alpha.float()
+        question = None if question is None else question.float()
+        gamma, lambda_ = gamma.float(), lambda_.float()
         return Mixture(
             said, gamma, lambda_, copied, memory.context_ids, question, ids, self.vocabulary
         )
