@@ -37,8 +37,7 @@ from polytask.baselines.text_encoder import TextEncoderLearner
 from polytask.comparing.claims import Claim
 from polytask.data import Processor, Suite, as_mixture
 from polytask.data.batch import budgeted
-from polytask.parts.sentence_probe import embed_texts
-from polytask.parts.text_encoders import as_reader, as_text_encoder, encoder_folder
+from polytask.parts.text_encoders import as_reader, as_text_encoder, embed_texts, encoder_folder
 from polytask.training import Training
 from polytask.training.balancers import as_balancer
 from polytask.training.steps import as_step
@@ -260,8 +259,13 @@ def encoder() -> Any:
 
 
 def encode(tokens: int) -> Callable[[], Any]:
-    encoder()
-    return lambda: embed_texts(encoder(), texts(ENCODED), tokens=tokens)
+    model = encoder()
+
+    def once() -> None:
+        with torch.inference_mode():
+            embed_texts(texts(ENCODED), model.reader, model.embed, tokens=tokens)
+
+    return once
 
 
 def encode_unsorted() -> Callable[[], Any]:
@@ -314,7 +318,9 @@ PARTS: dict[str, Mapping[str, Side]] = {
 
 def agreement() -> dict[str, Any]:
     """Largest difference of the vectors, ours brought to length 1 as the other library does."""
-    vectors = embed_texts(encoder(), texts(ENCODED))
+    model = encoder()
+    with torch.inference_mode():
+        vectors = embed_texts(texts(ENCODED), model.reader, model.embed).numpy()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     theirs = other_library().encode(texts(ENCODED), batch_size=BATCH, show_progress_bar=False)
     return {"difference": float(np.abs(vectors - theirs).max())}

@@ -17,12 +17,11 @@ from polytask.parts.sentence_probe import (
     Probe,
     Vectors,
     cosine,
-    embed_texts,
     from_tensors,
-    pair_features,
+    probe_features,
     to_tensors,
 )
-from polytask.parts.text_encoders import as_reader, as_text_encoder
+from polytask.parts.text_encoders import as_reader, as_text_encoder, embed_texts
 from polytask.tasks import Boundaries, Classification, Regression, Similarity, Tagging, Task
 from polytask.tasks.text import objects
 
@@ -81,7 +80,7 @@ def test_pairs_read_both_texts_and_how_they_differ() -> None:
     _, found = fitted(Classification((0, 1)), {"a": a, "b": b}, alike)
     assert (found.argmax(1) == alike).mean() > 0.95
     u, v = counted(a[:2]), counted(b[:2])
-    x = pair_features(u, v)
+    x = probe_features(u, v)
     assert x.shape == (2, 17)
     np.testing.assert_allclose(x[:, 8:12], u * v)
     np.testing.assert_allclose(x[:, -1], cosine(u, v))
@@ -158,9 +157,19 @@ def test_embedding_is_the_same_alone_and_among_longer_texts() -> None:
     texts = ["red", "green blue warm red red", "blue warm", "green " * 40]
     torch.manual_seed(0)
     encoder = as_text_encoder(TINY, as_reader(TINY, 32, texts=texts)).eval()
-    together = embed_texts(encoder, texts, tokens=12)
-    alone = np.concatenate([embed_texts(encoder, [text]) for text in texts])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    embed = torch.inference_mode()(encoder.embed)
+    together = embed_texts(texts, encoder.reader, embed, tokens=12)
+    alone = torch.cat([embed_texts([text], encoder.reader, embed) for text in texts])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"), [([], "there is no text"), (["a", " "], "text 2 of 2 is empty")]
+)
+def test_nothing_cannot_be_embedded(texts: list[str], sentence: str) -> None:
+    encoder = as_text_encoder(TINY, as_reader(TINY, 32, texts=["a"]))
+    with pytest.raises(InputError, match=sentence):
+        embed_texts(texts, encoder.reader, encoder.embed)
 
 
 # -- as a learner ----------------------------------------------------------------------------------

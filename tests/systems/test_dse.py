@@ -354,7 +354,7 @@ def test_wrong_searches_are_refused(asked: dict, message: str) -> None:
 def test_empty_texts_are_not_indexed() -> None:
     with pytest.raises(InputError, match="text 2 of 2 is empty"):
         fitted().index(["w001", "  "])
-    with pytest.raises(InputError, match="no texts"):
+    with pytest.raises(InputError, match="there is no text"):
         fitted().index([])
 
 

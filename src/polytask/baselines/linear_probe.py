@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -31,7 +32,6 @@ from polytask.parts.sentence_probe import (
     RIDGES,
     Vectors,
     check,
-    embed_texts,
     fit_probes,
     from_tensors,
     predicted,
@@ -43,6 +43,7 @@ from polytask.parts.text_encoders import (
     TextEncoder,
     as_reader,
     as_text_encoder,
+    embed_texts,
     training_texts,
 )
 from polytask.training import FittedMixin
@@ -97,7 +98,11 @@ class LinearProbe(FittedMixin):
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors ``[n, d]`` of texts."""
-        return embed_texts(self.encoder_, texts, self.pooling)
+        encoder = self.encoder_
+        device = next(encoder.parameters()).device
+        with torch.inference_mode():
+            embed = partial(encoder.embed, pooling=self.pooling)
+            return embed_texts(texts, encoder.reader, embed, device).numpy()
 
     def _vectors(self) -> Vectors:
         return Vectors(self.embed, self.encoder_.width)

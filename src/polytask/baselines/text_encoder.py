@@ -4,7 +4,7 @@ Source: Devlin et al., "BERT", NAACL 2019; pairs apart: Reimers & Gurevych, "Sen
     2019; adapters: Hu et al., "LoRA", ICLR 2022.
 Year: 2019
 Domain: text
-Parts: adapters, heads, text_encoders
+Parts: adapters, heads, pairs, text_encoders
 For: the plain way to share a pretrained encoder among text tasks of any kind; start here
 
 What users of transformers do first: fine-tune an encoder, here one for all tasks. A text, or a pair
@@ -36,6 +36,7 @@ from polytask.data import Processor, Suite
 from polytask.errors import InputError
 from polytask.parts.adapters import TaskAdapters, as_adapters
 from polytask.parts.heads import Heads
+from polytask.parts.pairs import pair_features
 from polytask.parts.text_encoders import FOLDER, Pooling, TextLearner, as_text_encoder, pool
 from polytask.tasks import Boundaries, Generation, Retrieval, Similarity, Span, Tagging, Task
 from polytask.training import MultiTaskModule, Training
@@ -228,4 +229,4 @@ class TextEncoderNet(MultiTaskModule):
         u, v = (found[name,] for name in about.texts)
         if self._by_cosine(about):
             return (F.cosine_similarity(u, v, dim=-1).unsqueeze(-1) + 1) / 2
-        return head(self.dropout(torch.cat([u, v, u * v, (u - v).abs()], dim=-1)))
+        return head(self.dropout(pair_features(u, v)))

@@ -96,7 +96,7 @@ class Batch:
         """All rows in order, as many at a time as a forward pass on such a device should hold."""
         lengths = self.lengths
         if lengths is not None:
-            for run in budgeted(lengths, _TOKENS.get(device, _MANY_TOKENS)):
+            for run in budgeted(lengths, tokens_at_once(device)):
                 yield self[slice(run.start, run.stop)]
             return
         numbers = sum(
@@ -139,6 +139,11 @@ class Batch:
 
 
 _AT_REST = (Lazy, Texts, Ragged)
+
+
+def tokens_at_once(device: str) -> int:
+    """Tokens of a forward pass, padding included, that suit a device's caches."""
+    return _TOKENS.get(device, _MANY_TOKENS)
 
 
 def budgeted(lengths: NDArray[np.int64], budget: int, most: int = _ROWS) -> Iterator[range]:

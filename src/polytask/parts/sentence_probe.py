@@ -23,11 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.data import Batch
-from polytask.data.batch import budgeted
-from polytask.data.texts import Texts
 from polytask.errors import InputError
 from polytask.parts.frozen import FrozenHead, fit_head
-from polytask.parts.text_encoders import Pooling, TextEncoder
 from polytask.tasks import Classification, Kind, Regression, Task
 from polytask.tasks.text import Boundaries, Retrieval, Similarity, Tagging, objects
 
@@ -39,26 +36,6 @@ Columns = Mapping[str, NDArray[np.object_]]
 
 RIDGES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 _SHARES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # predicted boundaries per boundary of training
-
-
-def embed_texts(
-    encoder: TextEncoder, texts: Sequence[str], pooling: Pooling = "mean", tokens: int = 1024
-) -> NDArray[np.float32]:
-    """Vectors ``[n, width]``: texts of like lengths go through the encoder together.
-
-    Args:
-        tokens: of a batch, padding included. A processor's caches like few; an accelerator likes
-            ten times as many.
-    """
-    column = Texts("texts", texts, encoder.reader)
-    order = np.argsort(-column.lengths, kind="stable")
-    sorted_, found = column.take(torch.from_numpy(order)), []
-    device = next(encoder.parameters()).device
-    with torch.inference_mode():
-        for run in budgeted(sorted_.lengths, tokens):
-            ids = sorted_[slice(run.start, run.stop)].to(device)
-            found.append(encoder.embed(ids, pooling).float().cpu().numpy())
-    return np.concatenate(found)[np.argsort(order)]
 
 
 class Vectors:
@@ -94,7 +71,7 @@ def _texts(cell: Any) -> list[str]:
     return [text for text in cell if text]
 
 
-def pair_features(u: NDArray, v: NDArray) -> NDArray:
+def probe_features(u: NDArray, v: NDArray) -> NDArray:
     """``[n, d]`` twice -> ``[n, 4 d + 1]``."""
     return np.concatenate([u, v, u * v, np.abs(u - v), cosine(u, v)[:, None]], axis=1)
 
@@ -245,10 +222,10 @@ def _features(task: Task, columns: Columns, vectors: Vectors) -> tuple[NDArray, 
         documents = [vectors(row or [""])[: len(row or ())] for row in cells[-1]]
         counts = np.array([len(d) for d in documents])
         if isinstance(task.kind, Boundaries):
-            documents = [pair_features(d, np.roll(d, -1, axis=0)) for d in documents]
+            documents = [probe_features(d, np.roll(d, -1, axis=0)) for d in documents]
         return np.concatenate(documents), counts
     u = [vectors.rows(column) for column in cells]
-    x = pair_features(u[0], u[1]) if len(u) == 2 else np.concatenate(u, axis=1)
+    x = probe_features(u[0], u[1]) if len(u) == 2 else np.concatenate(u, axis=1)
     return x, np.ones(len(x), int)
 
 

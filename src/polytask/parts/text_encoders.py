@@ -15,20 +15,22 @@ from __future__ import annotations
 import contextlib
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polytask.config import from_dict, parse_call, to_dict
 from polytask.data import Processor, Suite
+from polytask.data.batch import budgeted, tokens_at_once
 from polytask.data.store import read_folder, write_folder
-from polytask.data.texts import Reader, Subwords
+from polytask.data.texts import Reader, Subwords, Texts
 from polytask.errors import InputError
 from polytask.training.learner import NeuralLearner, saved_settings
 
@@ -180,6 +182,36 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling = "mean") -> Tensor:
         raise InputError(f"pooling {pooling!r} is none of mean, cls, max, last")
     weight = mask.unsqueeze(-1).to(states.dtype)
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def embed_texts(
+    texts: Iterable[str],
+    reader: Reader,
+    embed: Callable[[Tensor], Tensor],
+    device: torch.device | str = "cpu",
+    tokens: int = 0,
+) -> Tensor:
+    """Vectors ``[N, d]`` on the processor, each text encoded once, those of like lengths together.
+
+    Args:
+        embed: padded token ids ``[B, L]``, -1 past the end, to vectors ``[B, d]``.
+        device: where the ids are put.
+        tokens: of a batch, padding included; what suits the device unless given.
+
+    Raises:
+        InputError: there is no text, or one is empty.
+    """
+    column = Texts("texts", list(texts), reader)
+    if not len(column):
+        raise InputError("there is no text to encode")
+    for row, text in enumerate(column.strings):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"text {row + 1} of {len(column)} is empty")
+    order = np.argsort(-column.lengths, kind="stable")
+    ordered = column.take(torch.from_numpy(order))
+    runs = budgeted(ordered.lengths, tokens or tokens_at_once(torch.device(device).type))
+    parts = [embed(ordered[slice(r.start, r.stop)].to(device)).float().cpu() for r in runs]
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
 
 def as_text_encoder(text: str, reader: Reader | None) -> TextEncoder:

@@ -55,9 +55,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polytask.data import Batch, Processor, Rows, Suite, as_mixture
-from polytask.data.batch import budgeted
 from polytask.data.mixtures import Datasets, TaskBatches
-from polytask.data.texts import Texts
 from polytask.errors import InputError
 from polytask.parts.contrast import gather, in_batch, multi_positive
 from polytask.parts.merging import Rule, merge
@@ -68,10 +66,11 @@ from polytask.parts.text_encoders import (
     TextLearner,
     as_reader,
     as_text_encoder,
+    embed_texts,
     pool,
 )
 from polytask.tasks import Retrieval, Similarity, Task
-from polytask.training import Engine, MultiTaskModule, Training
+from polytask.training import MultiTaskModule, Training
 
 Role = Literal["query", "document"]
 ORDER = "candidate_order"  # name of the input that says which candidates are drawn first
@@ -418,25 +417,16 @@ class CoDiEmb(TextLearner):
 
     def embed(self, texts: Sequence[str], role: Role = "query") -> NDArray[np.float32]:
         """Unit vectors ``[N, d]`` of texts that ask, or of texts that are to be found."""
-        if not len(texts):
-            raise InputError("there is no text to embed")
-        column = Texts("texts", list(texts), self._fitted().reader)
-        for i, text in enumerate(column.strings):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"text {i + 1} to embed is empty")
         if role not in get_args(Role):
             raise InputError(f"role {role!r} is neither 'query' nor 'document'")
-        engine = Engine(self.training.precision, device=self.training.device)
+        encoder, engine = self.text_encoder_, self._engine()
         module = self.module_.to(engine.device).eval()
         assert isinstance(module, CoDiEmbNet)
-        order = np.argsort(-column.lengths, kind="stable")
-        out = np.empty((len(column), module.encoder.width), np.float32)
         with torch.inference_mode(), engine.autocast():
-            for run in budgeted(column.lengths[order], _TOKENS):
-                rows = order[run.start : run.stop]
-                ids = column[torch.from_numpy(rows)].to(engine.device)
-                out[rows] = module.embed(ids, role).last.cpu().numpy()
-        return out
+            found = embed_texts(
+                texts, encoder.reader, lambda ids: module.embed(ids, role).last, engine.device
+            )
+        return found.numpy()
 
     def search(
         self,
@@ -550,7 +540,6 @@ def fuse(
     return first
 
 
-_TOKENS = 1 << 14  # of a forward pass, padding included
 _LONG = 1 << 15  # where a tokenizer knows no end, the network's own applies
 _POOLINGS = {
     "mean": "mean_tokens",

@@ -50,15 +50,13 @@ from torch import Tensor, nn
 
 from polytask.catalogue import catalogue, load_system
 from polytask.data import Batch, Processor, Rows, Suite
-from polytask.data.batch import budgeted
 from polytask.data.store import read_folder, write_folder
-from polytask.data.texts import Texts
 from polytask.errors import InputError, nearest
 from polytask.parts.heads import Heads
 from polytask.parts.lower_layers import freeze_lower
 from polytask.parts.pairs import as_pair_head
 from polytask.parts.retrieval import Index, rescored
-from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encoder
+from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encoder, embed_texts
 from polytask.tasks import Classification, Kind, Regression, Similarity, Task
 from polytask.tasks.kinds import masked_mean
 from polytask.training import MultiTaskModule, Training
@@ -66,7 +64,6 @@ from polytask.training.loop import State
 
 _KINDS = (Classification, Regression, Similarity)
 _SURE = 30.0  # logits of chances of 0 and 1; float64 tells no more of them
-_TOKENS = 1 << 14  # tokens at a time when texts are encoded, padding included
 
 
 # -- what the teacher knows ------------------------------------------------------------------------
@@ -416,24 +413,10 @@ class DSE(TextLearner):
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Sentence vectors ``[N, width]``, each text encoded once, in order of length."""
-        processor = self._fitted()
-        if not len(texts):
-            raise InputError("there are no texts to encode")
-        for row, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"text {row + 1} of {len(texts)} is empty")
-        module: Any = self.module_.eval()
-        column = Texts("texts", texts, processor.reader)
-        order = np.argsort(-column.lengths, kind="stable")
-        ordered = column.take(torch.from_numpy(order))
-        engine = self._engine()
-        module.to(engine.device)
-        parts = []
+        encoder, engine = self.text_encoder_, self._engine()
+        module: Any = self.module_.to(engine.device).eval()
         with torch.inference_mode(), engine.autocast():
-            for rows in budgeted(ordered.lengths, _TOKENS):
-                ids = ordered[slice(rows.start, rows.stop)].to(engine.device)
-                parts.append(module.embed(ids).float().cpu())
-        return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
+            return embed_texts(texts, encoder.reader, module.embed, engine.device)
 
     def index(self, candidates: Sequence[str]) -> Index:
         """Vectors of the candidates, to be searched as often as wanted; ``save`` keeps them."""

@@ -4,7 +4,7 @@ Source: Lee, Han, Baek, Song, "Topic Segmentation Model Focusing on Local Contex
     arXiv 2301.01935.
 Year: 2023
 Domain: text
-Parts: text_encoders, heads
+Parts: text_encoders, pairs, heads
 For: documents that fall into sections, whose ends and topics are wanted, long ones too
 Idea: each sentence is encoded alone and once; a pair of neighbours then decides whether a section
     ends between them. The same vectors name each sentence's topic and tell whether one sentence
@@ -55,6 +55,7 @@ from polytask.data import Batch, Processor, Rows, Suite
 from polytask.data.segmented import LEFT, NEXT, PLACES, RIGHT, Pairs, sentences_of, windows
 from polytask.errors import InputError
 from polytask.parts.heads import Heads
+from polytask.parts.pairs import pair_features
 from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encoder, pool
 from polytask.tasks import Task
 from polytask.tasks.text import Boundaries, Tagging, objects
@@ -220,8 +221,8 @@ class TopicNet(MultiTaskModule):
 
     def features(self, x: Vectors) -> Tensor:
         """F = [u; v; |u-v|] ``[B, P, 3d]``, with ``product`` also u*v."""
-        u, v = x.first, x.second
-        return torch.cat([u, v, (u - v).abs(), *([u * v] if self.product else [])], dim=-1)
+        parts = ("u", "v", "|u-v|", *(["u*v"] if self.product else []))
+        return pair_features(x.first, x.second, parts)
 
     def answer(self, representation: Vectors, task: str) -> Tensor:  # type: ignore[override]
         """Logits of "different sections" ``[B, P]``, of topics ``[B, U, K]``; NaN where none is."""

@@ -99,19 +99,19 @@ class FittedMixin:
     def validate(self, suite: Suite) -> None:
         """Refuse, before anything is fitted, what cannot be fitted."""
         suite.validate()
-        for what, columns, role in (
-            ("pictures", tuple(suite.pictures), "picture"),
-            ("text", tuple(suite.texts), "text"),
+        for what, columns, role, them in (
+            ("pictures", tuple(suite.pictures), "picture", "them"),
+            ("text", tuple(suite.texts), "text", "it"),
         ):
             if columns and what not in self.reads:
                 raise InputError(
-                    f"{self.id} reads no {what}, and column {columns[0]!r} holds it; "
+                    f"{self.id} reads no {what}, and column {columns[0]!r} holds {them}; "
                     "'polytask systems' says which learners do"
                 )
             if what in self.reads and "table" not in self.reads and not columns:
                 raise InputError(
-                    f"{self.id} reads {what}, and this suite has none; of a column that holds it "
-                    f"say inputs={{'COLUMN': {role!r}}}"
+                    f"{self.id} reads {what}, and this suite has none; of a column that holds "
+                    f"{them} say inputs={{'COLUMN': {role!r}}}"
                 )
 
     def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, np.ndarray]:
