@@ -57,6 +57,7 @@ def budget(seed: int, lr: float) -> Training:
         patience=4,
         schedule="linear(warmup=0.1)",
         clip=1.0,
+        precision="bf16",
         seed=seed,
         device="cpu",
     )
