@@ -44,10 +44,13 @@ from polytask.data.two_views import SEEN, TwoViews, two_views
 from polytask.parts.embedding_space import describe, token_cosine
 from polytask.systems.codiemb import (
     CoDiEmb,
+    CoSENT,
     Embedded,
     EmbeddingNet,
+    InfoNCE,
     Objective,
     Shuffled,
+    Specialised,
     fuse,
 )
 from polytask.tasks import Retrieval, Similarity, Task
@@ -105,12 +108,10 @@ def drawn(way: str, seed: int) -> dict[str, Any]:
         "retrieval": Task("retrieval", Retrieval(), texts=("text", "texts")),
     }
     names = [way] if way in tasks else list(tasks)
-    objective = Objective(
-        name=way if way in ("infonce", "cosent") else "codiemb",  # type: ignore[arg-type]
-        temperature=_TEMPERATURE,
-        middle=0.0,  # these rows compare the terms at the last layer
-        **{term: 0.0 for term in WITHOUT if way == f"codiemb, no {term}"},
-    )
+    # Without the term at the middle: these rows compare the terms at the last layer.
+    terms = {term: 0.0 for term in WITHOUT if way == f"codiemb, no {term}"}
+    ours = Specialised(temperature=_TEMPERATURE, middle=0.0, **terms)
+    objective = {"infonce": InfoNCE(temperature=_TEMPERATURE), "cosent": CoSENT()}.get(way, ours)
     torch.manual_seed(seed)
     net = VectorNet([tasks[name] for name in names], objective)
     train(
@@ -342,11 +343,11 @@ def models() -> Path:
 
 
 def learner(way: str, seed: int) -> CoDiEmb:
-    name = way if way in ("infonce", "cosent") else "codiemb"
+    objective = {"infonce": InfoNCE, "cosent": CoSENT}.get(way, Specialised)
     alone = way.endswith("only")
     return CoDiEmb(
         max_length=LENGTH,
-        objective=Objective(name=name, **SLOTS),  # type: ignore[arg-type]
+        objective=objective(**SLOTS),
         # A batch of all sorts has as many rows as the others have on average.
         mixture="joint" if way == "mixed sampler" else f"datasets(sizes={SIZES!r})",
         training=Training(

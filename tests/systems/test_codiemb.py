@@ -23,9 +23,11 @@ from polytask.systems.codiemb import (
     ORDER,
     CoDiEmb,
     CoDiEmbNet,
+    CoSENT,
     Embedded,
-    Objective,
     Shuffled,
+    Specialised,
+    as_objective,
     chosen,
     fuse,
 )
@@ -114,22 +116,22 @@ def test_the_similarity_loss_has_the_papers_weights() -> None:
     y = torch.tensor([0.0, 0.2, 0.4, 0.4, 0.8, 1.0])
     s = (a * b).sum(1)
     order = 2 * pearson(s, y) + 5 * rank_kl(s, y) + 0.5 * pro(s, y)
-    found = Objective().similarity(Embedded(a, None), Embedded(b, None), y)
+    found = Specialised().similarity(Embedded(a, None), Embedded(b, None), y)
     assert found.item() == pytest.approx(order.item(), rel=1e-5)
-    inside = Objective().similarity(Embedded(a, b), Embedded(b, a), y) - order
+    inside = Specialised().similarity(Embedded(a, b), Embedded(b, a), y) - order
     expected = torch.nn.functional.cross_entropy((b @ a.T / 0.02)[5:], torch.tensor([5]))
     assert inside.item() == pytest.approx(expected.item(), rel=1e-4)
     low = 0.9 * y  # no pair of the highest gold
-    quiet = Objective().similarity(Embedded(a, b), Embedded(b, a), low)
-    alone = Objective().similarity(Embedded(a, None), Embedded(b, None), low)
+    quiet = Specialised().similarity(Embedded(a, b), Embedded(b, a), low)
+    alone = Specialised().similarity(Embedded(a, None), Embedded(b, None), low)
     assert quiet.item() == alone.item()
 
 
 @pytest.mark.parametrize("objective", ["infonce", "cosent"])
-def test_naive_objectives_teach_both_alike(tiny: Suite, objective: Any) -> None:
-    learner = small(objective=Objective(name=objective)).fit(tiny)
+def test_naive_objectives_teach_both_alike(tiny: Suite, objective: str) -> None:
+    learner = small(objective=objective).fit(tiny)
     assert all(np.isfinite(list(s.values())).all() for s in learner.score(tiny).values())
-    assert not Objective(name=objective).looks_inside()
+    assert not as_objective(objective).looks_inside()
 
 
 def test_cosent_of_retrieval_is_cosent_of_all_pairs() -> None:
@@ -138,7 +140,7 @@ def test_cosent_of_retrieval_is_cosent_of_all_pairs() -> None:
     q = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
     slots = torch.nn.functional.normalize(torch.randn(3, 3, 4), dim=2)
     filled = torch.tensor([[True, True, True], [True, False, True], [True, True, False]])
-    objective = Objective(name="cosent", positives=2, negatives=1)
+    objective = CoSENT(positives=2, negatives=1)
     kept = [(n, k) for n in range(3) for k in range(3) if filled[n, k]]
     pairs = [(b, n, k) for b in range(3) for n, k in kept]
     scores = torch.stack([q[b] @ slots[n, k] for b, n, k in pairs])
@@ -428,7 +430,9 @@ def test_paper_scale_is_bert_large() -> None:
 
 def test_the_settings_are_the_papers() -> None:
     made = CoDiEmb()
-    assert (made.objective.positives, made.objective.negatives) == (2, 4)
-    assert (made.objective.temperature, made.training.lr) == (0.02, 5e-5)
+    told = as_objective(made.objective)  # type: ignore[arg-type]
+    assert (told.positives, told.negatives) == (2, 4)
+    assert (told.temperature, made.training.lr) == (0.02, 5e-5)
+    assert as_objective(str(told)) == told
     assert (made.training.batch, made.training.epochs) == (32, 5)
     assert str(as_mixture(made.mixture)) == "datasets(sizes='')"  # type: ignore[arg-type]

@@ -17,12 +17,19 @@ from torch.nn import functional as F
 
 from polytask.data import as_mixture
 from polytask.data.two_views import SEEN, TwoViews, two_views
-from polytask.systems.codiemb import CoDiEmb, Embedded, EmbeddingNet, Objective, Shuffled
+from polytask.systems.codiemb import (
+    OBJECTIVES,
+    CoDiEmb,
+    Embedded,
+    EmbeddingNet,
+    Objective,
+    Shuffled,
+    as_objective,
+)
 from polytask.tasks import Retrieval, Similarity, Task
 from polytask.testing import search_suite
 from polytask.training import Engine, Training, as_balancer, as_step, train
 
-OBJECTIVES = ("codiemb", "infonce", "cosent")
 ROWS = 11  # an odd number: the processes hold 6 and 5
 
 
@@ -52,7 +59,7 @@ def net(objective: str) -> Layers:
         Task("similarity", Similarity(0.0, 1.0), texts=("text", "text_pair")),
         Task("retrieval", Retrieval(), texts=("text", "texts")),
     )
-    return Layers(tasks, Objective(name=objective))  # type: ignore[arg-type]
+    return Layers(tasks, as_objective(objective))
 
 
 def everything() -> dict[str, Any]:

@@ -43,8 +43,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
@@ -54,6 +54,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polytask.config import parse_call
 from polytask.data import Batch, Processor, Rows, Suite, as_mixture
 from polytask.data.mixtures import Datasets, TaskBatches
 from polytask.errors import InputError
@@ -85,36 +86,28 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """What the similarities of each sort of task are taught; see the head of this file.
+    """What similarities are taught: a loss of scored pairs, and one of queries.
 
     Attributes:
-        name: ``"codiemb"``; ``"infonce"`` or ``"cosent"`` teach both sorts of task alike.
         temperature: τ of all contrasts.
-        order_temperature: T of RankKL, PRO and CoSENT.
         positives, negatives: m and k, slots for candidates of a query.
-        middle, pearson, rank_kl, pro: weights of the four similarity terms.
-        threshold: pairs of at least this score (of 1) are positives of the mid-layer contrast;
-            ``alike`` is the same for ``"infonce"``.
         gather_retrieval, gather_similarity: losses look at the rows of all processes.
     """
 
-    name: Literal["codiemb", "infonce", "cosent"] = "codiemb"
     temperature: float = 0.02
-    order_temperature: float = 0.05
     positives: int = 2
     negatives: int = 4
-    middle: float = 1.0
-    pearson: float = 2.0
-    rank_kl: float = 5.0
-    pro: float = 0.5
-    threshold: float = 1.0
-    alike: float = 0.8
     gather_retrieval: bool = True
     gather_similarity: bool = True
 
+    name: ClassVar[str]
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in asdict(self).items())})"
+
     def looks_inside(self) -> bool:
         """Whether similarity has a term at the middle layer."""
-        return self.name == "codiemb" and self.middle != 0
+        return False
 
     def similarity(self, first: Embedded, second: Embedded, gold: Tensor) -> Tensor:
         """Loss of pairs of texts with gold ``[B]`` in 0..1."""
@@ -125,27 +118,16 @@ class Objective:
             # One message: what several processes send each other must come in one order.
             sizes = [part.shape[1] for part in parts]
             parts = list(gather(torch.cat(parts, dim=1)).rows.split(sizes, dim=1))
-        a, b, gold = parts[0], parts[1], parts[2].squeeze(1)
-        cosine, t = (a * b).sum(1), self.order_temperature
-        if self.name == "infonce":
-            return in_batch(a, b, temperature=self.temperature, chosen=gold >= self.alike - 1e-6)
-        if self.name == "cosent":
-            return cosent(cosine, gold, t)
-        loss = (
-            self.pearson * pearson(cosine, gold)
-            + self.rank_kl * rank_kl(cosine, gold, t)
-            + self.pro * pro(cosine, gold, t)
-        )
-        if len(parts) > 3:
-            alike = gold >= self.threshold - 1e-6
-            inside = in_batch(parts[3], parts[4], temperature=self.temperature, chosen=alike)
-            loss = loss + self.middle * inside
-        return loss
+        a, b, gold, *middle = parts
+        inside = middle or (None, None)
+        return self.pairs(Embedded(a, inside[0]), Embedded(b, inside[1]), gold.squeeze(1))
+
+    def pairs(self, first: Embedded, second: Embedded, gold: Tensor) -> Tensor:
+        """The loss of similarity on all rows that it looks at."""
+        raise NotImplementedError
 
     def retrieval(self, queries: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
         """Loss of queries ``[B, d]``: m positives, then k negatives ``[B, m + k, d]``."""
-        if self.name == "cosent":
-            return self._retrieval_by_order(queries, slots, filled)
         m = self.positives
         return multi_positive(
             queries,
@@ -157,15 +139,82 @@ class Objective:
             over_processes=self.gather_retrieval,
         )
 
-    def _retrieval_by_order(self, queries: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
-        """CoSENT of every query with every candidate of the batch: 1 for its own positives."""
+
+@dataclass(frozen=True)
+class Specialised(Objective):
+    """The paper's: retrieval by a contrast, similarity by the order of the batch.
+
+    Attributes:
+        order_temperature: T of RankKL and PRO.
+        middle, pearson, rank_kl, pro: weights of the four similarity terms.
+        threshold: pairs of at least this score (of 1) are positives of the mid-layer contrast.
+    """
+
+    order_temperature: float = 0.05
+    middle: float = 1.0
+    pearson: float = 2.0
+    rank_kl: float = 5.0
+    pro: float = 0.5
+    threshold: float = 1.0
+
+    name: ClassVar[str] = "codiemb"
+
+    def looks_inside(self) -> bool:
+        return self.middle != 0
+
+    def pairs(self, first: Embedded, second: Embedded, gold: Tensor) -> Tensor:
+        cosine, t = (first.last * second.last).sum(1), self.order_temperature
+        loss = (
+            self.pearson * pearson(cosine, gold)
+            + self.rank_kl * rank_kl(cosine, gold, t)
+            + self.pro * pro(cosine, gold, t)
+        )
+        if first.middle is not None and second.middle is not None:
+            alike = gold >= self.threshold - 1e-6
+            inside = in_batch(
+                first.middle, second.middle, temperature=self.temperature, chosen=alike
+            )
+            loss = loss + self.middle * inside
+        return loss
+
+
+@dataclass(frozen=True)
+class InfoNCE(Objective):
+    """Both sorts of task by contrast, to compare with.
+
+    Attributes:
+        alike: pairs of at least this score (of 1) are each other's positives.
+    """
+
+    alike: float = 0.8
+
+    name: ClassVar[str] = "infonce"
+
+    def pairs(self, first: Embedded, second: Embedded, gold: Tensor) -> Tensor:
+        chosen = gold >= self.alike - 1e-6
+        return in_batch(first.last, second.last, temperature=self.temperature, chosen=chosen)
+
+
+@dataclass(frozen=True)
+class CoSENT(Objective):
+    """Both sorts of task by the order of cosines, to compare with; ``temperature`` is CoSENT's."""
+
+    temperature: float = 0.05
+
+    name: ClassVar[str] = "cosent"
+
+    def pairs(self, first: Embedded, second: Embedded, gold: Tensor) -> Tensor:
+        return cosent((first.last * second.last).sum(1), gold, self.temperature)
+
+    def retrieval(self, queries: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
+        """Every query with every candidate of the batch: gold is 1 for its own positives."""
         m, width = slots.shape[1:]
         sent = torch.cat([queries, slots.flatten(1), filled.to(slots.dtype)], dim=1)
         if self.gather_retrieval:
             sent = gather(sent).rows
         queries, flat, kept = sent.split([width, m * width, m], dim=1)
         scores = torch.einsum("bd,nsd->bns", queries, flat.unflatten(1, (m, width)))
-        scores, kept = scores / self.order_temperature, kept > 0
+        scores, kept = scores / self.temperature, kept > 0
         own = torch.eye(len(queries), dtype=torch.bool, device=scores.device).unsqueeze(-1)
         positive = own & kept & (torch.arange(m, device=scores.device) < self.positives)
         negative = kept & ~positive
@@ -174,6 +223,18 @@ class Objective:
         up = (-scores).masked_fill(~positive, -1e9).flatten().logsumexp(0)
         down = scores.masked_fill(~negative, -1e9).flatten().logsumexp(0)
         return F.softplus(up + down)
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "codiemb": Specialised,
+    "infonce": InfoNCE,
+    "cosent": CoSENT,
+}
+
+
+def as_objective(value: str | Objective) -> Objective:
+    """An objective from its text (``"codiemb(positives=4)"``) or itself."""
+    return parse_call(value, OBJECTIVES, "objective") if isinstance(value, str) else value
 
 
 class EmbeddingNet(MultiTaskModule):
@@ -325,7 +386,7 @@ class CoDiEmbNet(EmbeddingNet):
     document_prompt: Tensor
 
     def __init__(self, spec: Processor, config: CoDiEmb) -> None:
-        super().__init__(spec.tasks, config.objective)
+        super().__init__(spec.tasks, as_objective(config.objective))  # type: ignore[arg-type]
         self.encoder = as_text_encoder(config.encoder, spec.reader)
         self.pooling, self.pool_prompt = config.pooling, config.pool_prompt
         reader = self.encoder.reader
@@ -369,7 +430,8 @@ class CoDiEmb(TextLearner):
         query_prompt, document_prompt: put before texts that ask, and before those that are found;
             both sides of a similarity ask. The paper's: "Instruction: ... Query: ", and nothing.
         pool_prompt: whether a mean takes in the prompt's tokens (the paper's does not).
-        objective: what the tasks are taught, with the paper's weights.
+        objective: what the tasks are taught: ``"codiemb()"`` with the paper's weights, or
+            ``"infonce()"`` and ``"cosent()"``, which teach both sorts alike.
         mixture: batches of one data set each; say sizes per task as
             ``"datasets(sizes='stsb=32, questions=64')"``, smaller ones get more updates a row.
         training: the paper's for encoders of BERT's size: lr, epochs, schedule, 32 pairs a batch
@@ -380,7 +442,7 @@ class CoDiEmb(TextLearner):
     query_prompt: str = ""
     document_prompt: str = ""
     pool_prompt: bool = False
-    objective: Objective = field(default_factory=Objective)
+    objective: str | object = "codiemb()"
     mixture: str | object = "datasets()"
     training: Training = field(
         default_factory=lambda: Training(
@@ -392,6 +454,7 @@ class CoDiEmb(TextLearner):
 
     def validate(self, suite: Suite) -> None:
         super().validate(suite)
+        as_objective(self.objective)  # type: ignore[arg-type]
         for task in suite.tasks:
             _check_task(task, suite)
         if self.training.accumulation > 1:
