@@ -25,8 +25,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -55,6 +54,7 @@ from polytask.parts.text_encoders import (
     as_text_encoder,
     encoder_folder,
     is_ours,
+    quiet,
     training_texts,
 )
 from polytask.tasks import Classification, Task
@@ -205,7 +205,7 @@ class SentenceTransformers(FittedMixin):
 
         t = self.training
         losses = {n: self._loss(self.processor_.task(n), list(s)) for n, s in sets.items()}
-        with tempfile.TemporaryDirectory() as folder, _quiet():
+        with tempfile.TemporaryDirectory() as folder, quiet():
             arguments = SentenceTransformerTrainingArguments(
                 output_dir=folder,
                 num_train_epochs=t.epochs,
@@ -331,7 +331,7 @@ def _opened(folder: str, max_length: int, device: str | None) -> Any:
         raise InputError(
             "package 'sentence-transformers' is not installed; install polytask[text]"
         ) from None
-    with _quiet():
+    with quiet():
         model = SentenceTransformer(folder, device=device, trust_remote_code=False)
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
     return model
@@ -372,19 +372,3 @@ def _sampler(dataset: Any, batch_size: int, **how: Any) -> Any:
         return GroupByLabelBatchSampler(dataset, batch_size, **how)
     order = RandomSampler(dataset, generator=how.get("generator"))
     return DefaultBatchSampler(order, batch_size=batch_size, **how)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and notes of the libraries."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -157,7 +157,7 @@ class TextEncoder(nn.Module):
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """As transformers saves it: configuration, weights (or ``state``), tokenizer."""
-        with _quiet():
+        with quiet():
             self.net.save_pretrained(folder, safe_serialization=True, state_dict=state)
         self.reader.tokenizer.save_pretrained(folder)
 
@@ -234,7 +234,7 @@ def as_text_encoder(text: str, reader: Reader | None) -> TextEncoder:
         kind: Any = MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             options["add_pooling_layer"] = False  # trained for another task, and read by nobody
-        with _quiet():
+        with quiet():
             net = kind.from_pretrained(place, **options)
     except (KeyError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"encoder {text!r}: {_first_sentence(error)}") from None
@@ -242,7 +242,7 @@ def as_text_encoder(text: str, reader: Reader | None) -> TextEncoder:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Transformers without progress bars and reports of heads that are left out."""
     from transformers.utils import logging
 
