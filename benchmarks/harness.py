@@ -74,12 +74,12 @@ def write_claims(system: str, claims: Sequence[Claim]) -> None:
 
 
 def spread(values: Iterable[float], digits: int = 3) -> str:
-    """``mean ± standard deviation (n)`` as text."""
+    """``mean ± standard deviation (n)`` as text; a single value has no deviation."""
     import numpy as np
 
     numbers = np.asarray(list(values), dtype=float)
-    deviation = numbers.std(ddof=1) if len(numbers) > 1 else float("nan")
-    return f"{numbers.mean():.{digits}f} ± {deviation:.{digits}f} ({len(numbers)})"
+    deviation = f" ± {numbers.std(ddof=1):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{numbers.mean():.{digits}f}{deviation} ({len(numbers)})"
 
 
 def machine() -> str:
