@@ -20,6 +20,7 @@ POLYTASK_MODELS names, or in a temporary one, for the rows that merge them.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -841,6 +842,19 @@ def table() -> str:
 
 
 ROWS = ("bm25", "base", *TAUGHT, *OTHERS, *MERGED, *RUNS)
+NAMES = {
+    "bm25": "BM25",
+    "base": "MiniLM as it comes",
+    "codiemb": "CoDiEmb",
+    "infonce": "InfoNCE",
+    "cosent": "CoSENT",
+}
+
+
+def titled(way: str) -> str:
+    """A row's name as people write it."""
+    first, *rest = re.split(r"(?=[ ,])", way, maxsplit=1)
+    return NAMES.get(first, first) + "".join(rest)
 
 
 def _block(
@@ -855,7 +869,7 @@ def _block(
     for way in ways:
         shown = [_shown(evidence, part, way, name, digits) for name in figures]
         if any(shown):
-            lines.append("| " + " | ".join([way, *shown]) + " |")
+            lines.append("| " + " | ".join([titled(way), *shown]) + " |")
     if not lines:
         return ""
     head = "| " + " | ".join(["row", *figures.values()]) + " |"
@@ -867,8 +881,6 @@ def _shown(evidence: Evidence, part: str, way: str, name: str, digits: int) -> s
         values = list(evidence.by_seed(part, way, name).values())
     except KeyError:  # BM25 has no similarity
         return ""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f} (1)"
     return spread(values, digits) if values else ""
 
 
@@ -905,14 +917,14 @@ def draw(evidence: Evidence, path: Path = PICTURE) -> None:
                 axis.errorbar(
                     np.mean(x),
                     np.mean(y),
-                    np.std(y),
-                    np.std(x),
+                    np.std(y, ddof=1) if len(y) > 1 else 0,
+                    np.std(x, ddof=1) if len(x) > 1 else 0,
                     marker="s^Dov<>pX"[i] if not ours else "*",
                     markersize=13 if ours else 6,
                     color="#c2410c" if ours else "#6b7280" if way == "base" else "#1d4ed8",
                     linestyle="none",
                     linewidth=1,
-                    label=way,
+                    label=titled(way),
                 )
         axis.plot([], [], color="#6b7280", linestyle=":", label="one sort alone")
         axis.set(xlabel="similarity: Spearman (%)", ylabel="retrieval: nDCG@10 (%)", title=title)
