@@ -4,7 +4,7 @@ Source: McCann, Keskar, Xiong, Socher, "The Natural Language Decathlon: Multitas
     Question Answering", arXiv 1806.08730 (2018); released code salesforce/decaNLP.
 Year: 2018
 Domain: text
-Parts: answering, pointer
+Parts: answering, bilstm, pointer
 For: many small text tasks of mixed kinds in one small network, other labels without training
 Idea: every example is (question, context, answer in words). Context and question are read against
     each other (dual coattention), and each word of the answer is said, copied from the context or
@@ -43,13 +43,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from polytask.data import Processor, Suite
 from polytask.data.questions import joined
 from polytask.data.words import EOS, INIT, UNKNOWN, Words
 from polytask.errors import InputError
 from polytask.parts.answering import AnsweringLearner, AnsweringModule, Marks
+from polytask.parts.bilstm import BiLSTM
 from polytask.parts.pointer import HIDDEN, Generator, Memory, PointerDecoder, PostNormLayer, Scale
 from polytask.training import Training
 
@@ -69,28 +69,6 @@ class FrozenVectors(nn.Module):
             new = torch.from_numpy(self.reader.vectors(len(self.table)))
             self.table = torch.cat([self.table, new.to(self.table)])
         return self.table[ids.clamp(min=0)]
-
-
-class BiLSTM(nn.Module):
-    """Both directions, half the width each, over the tokens that are there.
-
-    Shapes: x ``[B, L, inputs]``, mask ``[B, L]`` -> states ``[B, L, width]`` (0 past the end), last
-    state and cell of both directions ``[B, width]``.
-    """
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(inputs, width // 2, batch_first=True, bidirectional=True)
-
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if bool(mask.all()):  # nothing to pack, which is faster by a fifth
-            states, (state, cell) = self.lstm(x)
-        else:
-            sizes = mask.sum(1).cpu()
-            packed = pack_padded_sequence(x, sizes, batch_first=True, enforce_sorted=False)
-            out, (state, cell) = self.lstm(packed)
-            states, _ = pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
-        return states, (torch.cat([*state], dim=1), torch.cat([*cell], dim=1))
 
 
 class Coattention(nn.Module):

@@ -4,7 +4,7 @@ Source: Lee, Han, Baek, Song, "Topic Segmentation Model Focusing on Local Contex
     arXiv 2301.01935.
 Year: 2023
 Domain: text
-Parts: text_encoders, pairs, heads
+Parts: text_encoders, bilstm, pairs, heads
 For: documents that fall into sections, whose ends and topics are wanted, long ones too
 Idea: each sentence is encoded alone and once; a pair of neighbours then decides whether a section
     ends between them. The same vectors name each sentence's topic and tell whether one sentence
@@ -54,6 +54,7 @@ from torch.nn import functional as F
 from polytask.data import Batch, Processor, Rows, Suite
 from polytask.data.segmented import LEFT, NEXT, PLACES, RIGHT, Pairs, sentences_of, windows
 from polytask.errors import InputError
+from polytask.parts.bilstm import BiLSTM
 from polytask.parts.heads import Heads
 from polytask.parts.pairs import pair_features
 from polytask.parts.text_encoders import TextEncoder, TextLearner, as_text_encoder, pool
@@ -81,20 +82,13 @@ class SentenceLayer(nn.Module):
                 width, heads, 4 * width, dropout, activation="gelu", batch_first=True
             )
         elif kind == "bilstm":
-            self.net = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+            self.net = BiLSTM(width, width)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         if self.kind == "transformer":
             return self.net(states, src_key_padding_mask=~mask)
         if self.kind == "bilstm":
-            lengths = mask.sum(1).cpu()
-            packed = nn.utils.rnn.pack_padded_sequence(
-                states, lengths, batch_first=True, enforce_sorted=False
-            )
-            found, _ = nn.utils.rnn.pad_packed_sequence(
-                self.net(packed)[0], batch_first=True, total_length=states.shape[1]
-            )
-            return found
+            return self.net(states, mask)[0]
         return states
 
 
