@@ -20,8 +20,8 @@ from polytask.cli import main
 from polytask.comparing import compare as comparing
 from polytask.comparing.report import Report
 from polytask.config import from_dict, to_dict
-from polytask.lifecycle.saved import load
 from polytask.testing import mixed_suite
+from polytask.training.saved import load
 
 TINY = ["hidden=[8]", "head=[4]", "training.epochs=2", "training.batch=32", "training.lr=0.02"]
 TARGETS = ["--targets", "price,rooms,sold"]

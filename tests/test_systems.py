@@ -295,7 +295,7 @@ def test_a_plug_in_is_a_system_like_others(plug_in: Path, tmp_path: Path) -> Non
     entry = catalogue()["mine"]
     assert (entry.group, entry.module, entry.attribute) == ("plug-in", "my_package", "Mine")
     assert [c for c in check_system("mine", head=(8,)) if c.passed is False] == []
-    from polytask.lifecycle.saved import load
+    from polytask.training.saved import load
 
     suite = mixed_suite()
     learner = load_system("mine")(training=replace(SharedMLP().training, epochs=1)).fit(suite)

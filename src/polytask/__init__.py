@@ -22,7 +22,7 @@ _WHERE = {
     "Training": "training.loop",
     "compare": "comparing.compare",
     "flights": "data.packaged",
-    "load": "lifecycle.saved",
+    "load": "training.saved",
     "load_system": "catalogue",
 }
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from polytask.data.packaged import flights
     from polytask.data.suite import Suite
     from polytask.errors import InputError
-    from polytask.lifecycle.saved import load
     from polytask.training.alone import Balanced
     from polytask.training.loop import Training
+    from polytask.training.saved import load
 
 __all__ = [
     "Balanced",

@@ -298,7 +298,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _opened(model: str) -> Any:
     """The learner that ``fit`` saved in a folder, or the session that ``export`` wrote."""
     from polytask.lifecycle.export import is_export, load_session
-    from polytask.lifecycle.saved import load
+    from polytask.training.saved import load
 
     folder = Path(model)
     if is_export(folder):

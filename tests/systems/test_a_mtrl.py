@@ -13,12 +13,12 @@ import pytest
 
 from polytask.data import Processor, Suite
 from polytask.errors import InputError
-from polytask.lifecycle.saved import load
 from polytask.parts.lowrank import low_rank
 from polytask.parts.selection import allocate, keep_labels, relevance
 from polytask.systems.a_mtrl import AMTRL, FeatureNet
 from polytask.testing import check_system, mixed_suite, picture_suite
 from polytask.training import Training
+from polytask.training.saved import load
 
 D, K, SOURCES, ROWS = 20, 3, 12, 400
 

@@ -15,10 +15,10 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from polytask.data import ColumnSplit, Suite
 from polytask.errors import InputError
-from polytask.lifecycle.saved import load
 from polytask.parts.boosting import CrossEntropy, Rows, Scale, Squared
 from polytask.systems.r_mtgb import RMTGB, Boosting, Outliers, RMTGBClassifier, RMTGBRegressor
 from polytask.testing import check_system, mixed_suite
+from polytask.training.saved import load
 
 SMALL: dict[str, Any] = {"n1": 8, "n2": 8, "n3": 8, "eta": 0.5, "random_state": 0}
 

@@ -61,6 +61,7 @@ from polytask.tasks import Classification, Kind, Regression, Similarity, Task
 from polytask.tasks.kinds import masked_mean
 from polytask.training import MultiTaskModule, Training
 from polytask.training.loop import State
+from polytask.training.saved import load
 
 _KINDS = (Classification, Regression, Similarity)
 _SURE = 30.0  # logits of chances of 0 and 1; float64 tells no more of them
@@ -349,7 +350,7 @@ class DSE(TextLearner):
             if kept and (kept / "logits").exists():
                 self.logits_[task.name] = _read_logits(kept / "logits", run)
                 if (kept / "model").exists():
-                    self.teachers_[task.name] = _opened(kept / "model")
+                    self.teachers_[task.name] = load(kept / "model")
                 continue
             teacher = self._teacher(suite, task.name, how["progress"], kept)
             logits = teacher_logits(teacher, suite, task)
@@ -368,7 +369,7 @@ class DSE(TextLearner):
         if not isinstance(given, str):
             return given
         if Path(given).is_dir():
-            return _opened(given)
+            return load(given)
         system = load_system(given)
         alike = {"encoder", "max_length", "vocabulary", "frozen"} & {f.name for f in fields(system)}
         fresh = system(training=self.teaching, **{name: getattr(self, name) for name in alike})
@@ -550,7 +551,7 @@ class DSE(TextLearner):
             raise InputError(
                 f"nobody can rescore task {task!r}: a loaded model has no teacher, so say teacher="
             )
-        judge = _opened(judge) if isinstance(judge, str | Path) else judge
+        judge = load(judge) if isinstance(judge, str | Path) else judge
         _check_alike(judge, self.processor_.task(task))
         return judge
 
@@ -587,14 +588,6 @@ def _read_logits(folder: Path, run: str) -> Logits:
             "another out"
         )
     return Logits(**tensors)
-
-
-def _opened(folder: str | Path) -> Any:
-    """The learner in a model folder, whichever it is."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise InputError(f"folder {str(folder)!r} holds no model")
-    return load_system(json.loads(path.read_text("utf-8"))["system"]).from_pretrained(folder)
 
 
 def _listed(queries: str | Sequence[str]) -> list[str]:

@@ -15,9 +15,9 @@ from polytask.catalogue import catalogue
 from polytask.cli import main
 from polytask.data import Suite, store
 from polytask.errors import InputError
-from polytask.lifecycle.saved import load
 from polytask.testing import mixed_suite
 from polytask.training import Training
+from polytask.training.saved import load
 
 BUDGET = Training(epochs=1, batch=32)
 
