@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -289,17 +289,15 @@ def small(seed: int, **changes: Any) -> MQAN:
 
 
 Make = Callable[..., AnsweringLearner]
-
-
-def ways(rows: Sizes) -> dict[str, dict[str, Any]]:
-    """Joint rows; spans come first for as many updates as there are four training rows of them."""
-    first = f"round_robin(first='slots', rounds={rows[0] // 4})"
-    return {"joint": {}, "slots first": {"mixture": first}}
+WAYS: dict[str, dict[str, Any]] = {
+    "joint": {},
+    "slots first": {"mixture": "round_robin(first='slots', rounds=250)"},
+}
 
 
 def fit_real(make: Make, rows: Sizes, row: str, seed: int, only: str = "") -> dict[str, Any]:
     suite = real(rows).only(only) if only else real(rows)
-    learner = make(seed, **({} if only else ways(rows)[row])).fit(suite)
+    learner = make(seed, **({} if only else WAYS[row])).fit(suite)
     return {"test": points(learner, suite), "updates": learner.state_.steps}
 
 
@@ -428,9 +426,9 @@ def layered_cells() -> Iterator[Cell]:
             yield settings, partial(fit_synthetic, row, seed)
 
 
-def real_cells(make: Make, rows: Sizes) -> Iterator[Cell]:
+def real_cells(make: Make, rows: Sizes, joint: Iterable[str] = tuple(WAYS)) -> Iterator[Cell]:
     for seed in SEEDS:
-        for row in ways(rows):
+        for row in joint:
             settings = {"suite": "real", "row": row, "seed": seed}
             yield settings, partial(fit_real, make, rows, row, seed)
         for task in REAL:
