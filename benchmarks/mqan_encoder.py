@@ -2,7 +2,8 @@
 
 The tasks are those of ``benchmarks/mqan.py`` with 300 training rows each. Each task alone, and all
 jointly in turns; beside them the same encoder fine-tuned jointly with a head per task (which cannot
-answer the dialogue task in words), and logistic regression on its frozen embeddings. All fine-tuned rows have the same number of updates per task and the same batch.
+answer the dialogue task in words), and logistic regression on its frozen embeddings. All fine-tuned
+rows have the same number of updates per task and the same batch.
 
     PYTHONPATH=src python benchmarks/mqan_encoder.py
 
