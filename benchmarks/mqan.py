@@ -465,7 +465,15 @@ def run() -> Record:
 
 # -- what is said of it ----------------------------------------------------------------------------
 
-REASONS: dict[str, str] = {}
+REASONS = {  # by system and words of the claim
+    "mqan": {
+        "anti-curriculum, spans first": "the spans gain 3.5 points; question types lose 4.2 and "
+        "dialogues 6.2, as 250 of all 1,560 updates, those at the highest rates, go to spans alone",
+        "beats logistic regression": "1,000 rows a task and random word vectors stand against an "
+        "encoder that has read a billion pairs of texts",
+    },
+    "mqan_encoder": {},
+}
 
 
 class Evidence:
@@ -506,7 +514,9 @@ def sums(tests: Mapping[int, Mapping[str, float]], tasks: Sequence[str]) -> dict
 def said(
     system: str, claim: str, paper: str, measured: str, relation: str, holds: bool, seeds: Any
 ) -> Claim:
-    reason = "" if holds else next((why for key, why in REASONS.items() if key in claim), "")
+    reason = (
+        "" if holds else next((why for key, why in REASONS[system].items() if key in claim), "")
+    )
     command = f"python benchmarks/{system}.py"
     return Claim(
         system, claim, paper, measured, relation, bool(holds), tuple(sorted(seeds)), command, reason
