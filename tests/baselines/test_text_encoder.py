@@ -59,6 +59,17 @@ def test_rows_of_other_tasks_are_not_encoded(monkeypatch) -> None:
     assert calls == [len(batch), pairs]  # every row has a text, only pairs have a second one
 
 
+def test_heads_start_as_probes_of_the_encoder_as_it_comes() -> None:
+    suite = document_suite()
+    barely = Training(lr=1e-9, batch=16, epochs=1)
+    losses = {}
+    for start in ("probe", "random"):
+        learner = TextEncoderLearner(**TINY, start=start, training=barely).fit(suite)  # type: ignore[arg-type]
+        (epoch,) = learner.history_
+        losses[start] = sum(epoch["loss"].values())
+    assert losses["probe"] < 0.9 * losses["random"]
+
+
 def test_a_batch_of_one_task_trains_that_task_alone() -> None:
     suite = search_suite()
     module, spec = net(suite)

@@ -1,10 +1,10 @@
 """Text encoder: one pretrained encoder for every task of a text suite, with a head per task.
 
 Source: Devlin et al., "BERT", NAACL 2019; pairs apart: Reimers & Gurevych, "Sentence-BERT", EMNLP
-    2019; adapters: Hu et al., "LoRA", ICLR 2022.
+    2019; adapters: Hu et al., "LoRA", ICLR 2022; heads at first: Kumar et al., ICLR 2022.
 Year: 2019
 Domain: text
-Parts: adapters, heads, pairs, text_encoders
+Parts: adapters, heads, pairs, probe_start, text_encoders
 For: the plain way to share a pretrained encoder among text tasks of any kind; start here
 
 What users of transformers do first: fine-tune an encoder, here one for all tasks. A text, or a pair
@@ -32,11 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polytask.data import Processor, Suite
+from polytask.data import Batch, Processor, Suite
 from polytask.errors import InputError
 from polytask.parts.adapters import TaskAdapters, as_adapters
 from polytask.parts.heads import Heads
 from polytask.parts.pairs import pair_features
+from polytask.parts.probe_start import start_heads
 from polytask.parts.text_encoders import FOLDER, Pooling, TextLearner, as_text_encoder, pool
 from polytask.tasks import Boundaries, Generation, Retrieval, Similarity, Span, Tagging, Task
 from polytask.training import MultiTaskModule, Training
@@ -53,6 +54,8 @@ class TextEncoderLearner(TextLearner):
         pairs: two texts in one sequence (``"together"``), or each alone (``"apart"``: their vectors
             can be kept): then heads read [u; v; u v; abs(u - v)], and similarity is the cosine.
         dropout: before the heads.
+        start: heads are first fitted on the encoder as it comes (``"probe"``, see
+            ``parts.probe_start``), or begin at random as transformers' do.
         scale: of cosines in the loss of retrieval.
         adapters: ``"lora(rank=8)"`` keeps the encoder as it is and gives each task low-rank
             corrections of its own (see ``parts.adapters``); ``"none"`` trains the whole encoder.
@@ -61,6 +64,7 @@ class TextEncoderLearner(TextLearner):
     pooling: Pooling = "mean"
     pairs: Literal["together", "apart"] = "together"
     dropout: float = 0.1
+    start: Literal["probe", "random"] = "probe"
     scale: float = 20.0
     adapters: str = "none"
     training: Training = field(
@@ -85,6 +89,10 @@ class TextEncoderLearner(TextLearner):
     def validate(self, suite: Suite) -> None:
         super().validate(suite)
         as_adapters(self.adapters)
+
+    def before_training(self, module: MultiTaskModule, data: Batch) -> None:
+        if self.start == "probe":
+            start_heads(module, data, self._engine().device, seed=self.training.seed)
 
     def save_beside(self, folder: Path) -> None:
         adapters = self._net.adapters
