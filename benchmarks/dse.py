@@ -478,7 +478,7 @@ def cells() -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
         for task in core:
             for way in ("teacher", "DSE", "no distillation", "frozen"):
                 yield real_cell(task, way, seed)
-    for task in ("stsb_all", "rte"):
+    for task in ("rte", "stsb_all"):
         for seed in SEEDS:
             for way in ("teacher", "DSE", "no distillation", "frozen"):
                 yield real_cell(task, way, seed)
