@@ -516,8 +516,6 @@ REASONS = {  # by words of the claim
     "pairs; to read two texts as one is what the teacher has to learn, from 1,200 pairs",
     "distillation helps": "the teacher is behind a student that learns from the labels alone",
     "fine-tuning beats": "within the spread over seeds: MiniLM's vectors were made for this",
-    "beats the dot head": "within the spread over seeds",
-    "one student for all": "within the spread over seeds",
 }
 
 
