@@ -677,9 +677,10 @@ _TITLES = {
 
 
 def table() -> str:
-    """The record as Markdown."""
+    """The record as Markdown: the sets that something was fitted on."""
     record = Record("topic_seg")
-    parts = [part for data in SETTINGS if (part := table_of(record, data))]
+    fitted = {cell["settings"]["data"] for cell in record.select() if "way" in cell["settings"]}
+    parts = [table_of(record, data) for data in SETTINGS if data in fitted]
     return "\n\n".join([*parts, *table_of_time(record)])
 
 
@@ -700,8 +701,6 @@ def table_of(record: Record, data: str) -> str:
             cells.append([found["pk"] for found in choi_])  # type: ignore[index]
         shown = [(spread(c, 1) if len(c) > 1 else f"{c[0]:.1f}") if c else "" for c in cells]
         lines.append("| " + " | ".join([NAMES.get(name, name), *shown]) + " |")
-    if not lines:
-        return ""
     title = [f"**{_TITLES[data]}**", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return "\n".join([*title, *lines])
 
