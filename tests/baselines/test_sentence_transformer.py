@@ -126,3 +126,10 @@ def test_schedules_that_the_trainer_lacks_are_refused(suite: Suite, folder: str)
     model.training = replace(model.training, schedule="halving(every=2)")
     with pytest.raises(InputError, match="constant or linear or cosine, not 'halving"):
         model.fit(suite)
+
+
+def test_an_encoder_that_cannot_be_opened_is_refused_in_one_sentence(
+    suite: Suite, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no model that sentence-transformers can open here"):
+        SentenceTransformers(encoder=str(tmp_path / "nothing")).fit(suite)

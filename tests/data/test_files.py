@@ -158,6 +158,8 @@ CSV = "a,b\n" + "1,x\n" * 9
         ("t.csv", CSV.replace("x", "é").encode("latin-1"), ["not UTF-8"]),
         ("t.csv", (CSV + "1,é\n").encode("latin-1"), ["column 'b' is not UTF-8"]),
         ("t.csv", CSV.encode("utf-16"), ["not UTF-8"]),
+        ("t.jsonl", '{"a": "é", "b": 1}'.encode("latin-1"), ["column 'a' is not UTF-8"]),
+        ("t.jsonl", '{"a": 1, "b": ["c", "é"]}'.encode("latin-1"), ["column 'b' is not UTF-8"]),
         ("t.csv", bytes(range(128, 256)), ["not UTF-8"]),
         ("t.csv.gz", b"no gzip", ["not a gzip"]),
         ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:20], ["t.csv.gz"]),

@@ -329,10 +329,17 @@ def _opened(folder: str, max_length: int, device: str | None) -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise InputError(
-            "package 'sentence-transformers' is not installed; install polytask[text]"
+            "package 'sentence-transformers' is not installed; install "
+            "polytask[sentence-transformers]"
         ) from None
-    with quiet():
-        model = SentenceTransformer(folder, device=device, trust_remote_code=False)
+    try:
+        with quiet():
+            model = SentenceTransformer(folder, device=device, trust_remote_code=False)
+    except (OSError, ValueError):
+        raise InputError(
+            f"encoder {folder!r} is no model that sentence-transformers can open here; give a "
+            "local folder, or a hub name where there is a network"
+        ) from None
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
     return model
 

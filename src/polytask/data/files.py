@@ -124,9 +124,7 @@ def _read_file(path: Path) -> pa.Table:
 
             return feather.read_table(path, memory_map=True)
         if suffix in (".json", ".jsonl"):
-            import pyarrow.json as pj
-
-            return pj.read_json(path, read_options=pj.ReadOptions(block_size=_BLOCK))
+            return _read_json(path)
     except UnicodeDecodeError:
         raise InputError(f"file {str(path)!r} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
@@ -167,10 +165,24 @@ def _read_csv(path: Path, delimiter: str) -> pa.Table:
         table = pv.read_csv(path, pv.ReadOptions(block_size=_BLOCK, use_threads=False), **options)
     for field in table.schema:
         if pa.types.is_binary(field.type):  # what Arrow makes of text it cannot decode
-            raise InputError(
-                f"file {str(path)!r}, column {field.name!r} is not UTF-8 text; save it as UTF-8"
-            )
+            raise _not_utf8(path, field.name)
     return table
+
+
+def _read_json(path: Path) -> pa.Table:
+    import pyarrow.json as pj
+
+    table = pj.read_json(path, read_options=pj.ReadOptions(block_size=_BLOCK))
+    for name in table.column_names:
+        try:  # Arrow keeps the bytes of a JSON string as they are
+            table[name].validate(full=True)
+        except pa.ArrowInvalid:
+            raise _not_utf8(path, name) from None
+    return table
+
+
+def _not_utf8(path: Path, column: str) -> InputError:
+    return InputError(f"file {str(path)!r}, column {column!r} is not UTF-8 text; save it as UTF-8")
 
 
 def _default_nulls() -> list[str]:
