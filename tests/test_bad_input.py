@@ -287,6 +287,7 @@ def test_a_cache_that_cannot_be_written(
     [
         ({"balancer": "upgrd"}, ["balancer 'upgrd'", "mean 'upgrad'"]),
         ({"step": "falt(rho=1)"}, ["step 'falt'", "mean 'flat'"]),
+        ({"balancer": "upgrad", "mixture": "tasks"}, ["balancer 'upgrad'", "mixture='joint'"]),
         ({"training": Training(lr=0)}, ["training.lr must be positive"]),
         ({"training": Training(accumulation=0)}, ["training.accumulation"]),
         ({"training": Training(precision="fp16")}, ["training.precision 'fp16'"]),  # type: ignore[arg-type]

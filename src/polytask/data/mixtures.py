@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,10 @@ class Draw(NamedTuple):
 
 
 class Mixture(Protocol):
-    """``draws`` plans one epoch over encoded rows, as batches of ``size`` rows."""
+    """``draws`` plans one epoch over encoded rows, as batches of ``size`` rows.
+
+    A mixture whose batches train one task each says so: ``alone = True``.
+    """
 
     def draws(self, data: Rows, size: int, seed: int, epoch: int) -> Iterator[Draw]: ...
 
@@ -78,6 +81,8 @@ class TaskBatches:
 
     temperature: float = 1.0
     weights: Mapping[str, float] | None = None
+
+    alone: ClassVar[bool] = True
 
     def check(self, tasks: Sequence[str]) -> None:
         """Weights are chances of the suite's tasks, and not all nothing."""
@@ -208,6 +213,8 @@ class RoundRobin:
     rounds: int = 0
     tokens: int = 0
 
+    alone: ClassVar[bool] = True
+
     def check(self, tasks: Sequence[str]) -> None:
         """Numbers in range; a suite without the tasks of the first phase has no such phase."""
         if self.consecutive < 1 or self.rounds < 0 or self.tokens < 0:
@@ -251,6 +258,8 @@ class Datasets:
     """
 
     sizes: str = ""
+
+    alone: ClassVar[bool] = True
 
     @property
     def _sizes(self) -> dict[str, int]:

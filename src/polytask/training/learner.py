@@ -219,11 +219,19 @@ class NeuralLearner(FittedMixin):
     def validate(self, suite: Suite) -> None:
         super().validate(suite)
         self.training.validate()
-        as_mixture(self.mixture).check(suite.task_names)  # type: ignore[arg-type]
+        mixture = as_mixture(self.mixture)  # type: ignore[arg-type]
+        mixture.check(suite.task_names)
         if as_augmentation(self.augment) is not None and not suite.pictures:
             raise InputError(f"augment={str(self.augment)!r} needs an input that is a picture")
         balancer, step = as_balancer(self.balancer), as_step(self.step)  # type: ignore[arg-type]
         self._engine().check(step, balancer)
+        alone = len(suite.tasks) > 1 and getattr(mixture, "alone", False)
+        if alone and balancer.needs != "losses":
+            raise InputError(
+                f"balancer {str(self.balancer)!r} weighs the gradients of a batch's tasks, and "
+                f"mixture={str(self.mixture)!r} gives every batch one task; take mixture='joint' "
+                "or 'tokens', or a balancer of losses"
+            )
 
     def reader(self, suite: Suite) -> Reader | None:
         """What turns the suite's texts into tokens; None for learners that read none."""
