@@ -262,7 +262,7 @@ def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, fl
 
 # -- real pairs ----------------------------------------------------------------------------------
 
-MANY, FEW = 3600, 1200  # training pairs of a task at most: what a teacher is worth depends on it
+FEW = 1200  # training pairs of a task at most; beside it what more of them are worth
 VALIDATION, TEST = 500, 1000
 COLUMNS = ["sentence1", "sentence2", "target", "split"]
 
@@ -322,8 +322,8 @@ TITLES = {
     "titles": "ESCO (same occupation)",
     "trecqa": "TREC QA (answer or not)",
 }
-PAIRS = ("stsb", "msrp", "titles")  # learned from MANY pairs
-SCARCE = ("stsb", "msrp", "trecqa")  # learned from FEW
+PAIRS = {"msrp": 3600, "titles": 3600, "stsb": 1800}  # training pairs at most: all of MSRP
+SCARCE = dict.fromkeys(("stsb", "msrp", "trecqa"), FEW)
 FIGURES = {  # what is shown, and what the loss of the student is reckoned in
     "stsb": ("spearman", "pearson"),
     "trecqa": ("auroc", "auroc"),  # four of five answers are wrong: accuracy says nothing
@@ -354,12 +354,8 @@ SPECS["stsb"] = {**CLASSES, "kind": "similarity", "low": 0, "high": 5}
 def sampled(name: str, seed: int, most: int) -> pa.Table:
     """At most so many training rows, and validation rows, by seed; the same test rows always."""
     frame, parts = TASKS[name](), []
-    held = VALIDATION if most == MANY else 200
-    for split, rows, state in (
-        ("train", most, seed),
-        ("validation", held, seed),
-        ("test", TEST, 0),
-    ):
+    sizes = {"train": most, "validation": 200 if most == FEW else VALIDATION, "test": TEST}
+    for split, rows in sizes.items():
         part = frame.loc[frame["split"] == split, COLUMNS]
         state = 0 if split == "test" else seed
         parts.append(part.sample(min(rows, len(part)), random_state=state))
@@ -367,15 +363,15 @@ def sampled(name: str, seed: int, most: int) -> pa.Table:
 
 
 @lru_cache(maxsize=4)
-def real(names: tuple[str, ...], seed: int, most: int) -> Suite:
-    """One suite of some of the tasks, each with a table of its own."""
+def real(seed: int, **most: int) -> Suite:
+    """One suite of some of the tasks, each with so many training rows of its own table."""
     return Suite.from_tasks(
-        {name: {"source": sampled(name, seed, most), **SPECS[name]} for name in names}
+        {n: {"source": sampled(n, seed, rows), **SPECS[n]} for n, rows in most.items()}
     )
 
 
 def on_real(task: str, way: str, seed: int, most: int) -> dict[str, Any]:
-    suite, folder = real((task,), seed, most), KEPT / str(most) / task / str(seed)
+    suite, folder = real(seed, **{task: most}), KEPT / str(most) / task / str(seed)
     if way == "frozen":
         return frozen(suite.tasks[0].name, suite)
     if way == "teacher":
@@ -396,11 +392,11 @@ def teacher_of(task: str, seed: int, most: int) -> Path:
     return folder
 
 
-def joint(names: tuple[str, ...], seed: int) -> dict[str, Any]:
+def joint(seed: int) -> dict[str, Any]:
     """One student for all tasks, their losses summed, from the teachers of each."""
-    teachers = {name: str(teacher_of(name, seed, MANY)) for name in names}
+    teachers = {name: str(teacher_of(name, seed, most)) for name, most in PAIRS.items()}
     made = DSE(**ENCODER, teacher=teachers).with_seed(seed)
-    return fitted(made, real(names, seed, MANY), KEPT / "joint" / str(seed))
+    return fitted(made, real(seed, **PAIRS), KEPT / "joint" / str(seed))
 
 
 def alternative(suite: Suite, seed: int) -> dict[str, Any]:
@@ -504,16 +500,15 @@ def cells() -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     for task in SCARCE:
         for way in ("teacher", "DSE", "no distillation", "frozen"):
             yield real_cell(task, way, 0, FEW)
-    for seed in SEEDS:
-        for task in PAIRS:
+    for task, most in PAIRS.items():
+        for seed in SEEDS:
             for way in ("teacher", "DSE", "no distillation", "frozen", "sentence_transformer"):
-                yield real_cell(task, way, seed, MANY)
+                yield real_cell(task, way, seed, most)
     for seed in SEEDS:
-        settings = {"part": "joint", "tasks": list(PAIRS), "rows": MANY, "seed": seed}
-        yield settings, partial(joint, PAIRS, seed)
+        yield {"part": "joint", "rows": PAIRS, "seed": seed}, partial(joint, seed)
     for seed in SEEDS:
-        for task in PAIRS:
-            yield real_cell(task, "dot head", seed, MANY)
+        for task, most in PAIRS.items():
+            yield real_cell(task, "dot head", seed, most)
 
 
 def real_cell(
@@ -552,22 +547,24 @@ class Evidence:
     def __init__(self, record: Record) -> None:
         self.record = record
 
-    def values(self, task: str, way: str, figure: int = 0, most: int = MANY) -> dict[int, float]:
-        """Test score by seed, in points; of real pairs with at most so many to learn from."""
+    def values(self, task: str, way: str, figure: int = 0, few: bool = False) -> dict[int, float]:
+        """Test score by seed, in points; of real pairs also where there are few to learn from."""
         if task == "synthetic":
             cells = self.record.select(part="synthetic", way=way)
             return {_seed(c): 100 * c["result"]["test"]["alike"]["accuracy"] for c in cells}
         name = FIGURES.get(task, FIGURES["others"])[figure]
         if way == "joint":
-            cells = [c for c in self.record.select(part="joint") if task in c["settings"]["tasks"]]
+            cells = [] if few else self.record.select(part="joint", rows=PAIRS)
         else:
-            cells = self.record.select(part="real", task=task, way=way, rows=most)
+            cells = self.record.select(
+                part="real", task=task, way=way, rows=FEW if few else PAIRS[task]
+            )
         return {_seed(c): 100 * c["result"]["test"][task][name] for c in cells}
 
-    def lost(self, task: str, most: int = MANY) -> dict[int, float]:
+    def lost(self, task: str, few: bool = False) -> dict[int, float]:
         """The student's relative degradation by seed, in percent of the teacher's score."""
         figure = 0 if task == "synthetic" else 1
-        teacher, student = (self.values(task, way, figure, most) for way in ("teacher", "DSE"))
+        teacher, student = (self.values(task, way, figure, few) for way in ("teacher", "DSE"))
         return {s: 100 * (1 - student[s] / teacher[s]) for s in teacher.keys() & student.keys()}
 
     @property
@@ -761,21 +758,21 @@ LABELS = {
 def table() -> str:
     """The record as Markdown."""
     e = Evidence(Record("dse"))
-    parts = (_scores(e, PAIRS, MANY), _scores(e, SCARCE, FEW), _synonyms(e), _search(e), _time(e))
+    parts = (_scores(e, PAIRS), _scores(e, SCARCE, few=True), _synonyms(e), _search(e), _time(e))
     return "\n\n".join(part for part in parts if part)
 
 
-def _scores(e: Evidence, tasks: Sequence[str], most: int) -> str:
-    tasks = [t for t in tasks if e.values(t, "teacher", most=most)]
+def _scores(e: Evidence, sizes: Mapping[str, int], few: bool = False) -> str:
+    tasks = [t for t in sizes if e.values(t, "teacher", few=few)]
     if not tasks:
         return ""
     head = ["", *(f"{TITLES[t]}, {FIGURES.get(t, FIGURES['others'])[0]}" for t in tasks)]
     rows = []
     for way in WAYS:
-        found = [e.values(t, way, most=most) for t in tasks if way != "joint" or most == MANY]
+        found = [e.values(t, way, few=few) for t in tasks]
         if any(found):
             rows.append([LABELS[way], *(spread(f.values(), 1) if f else "" for f in found)])
-    lost = [e.lost(t, most) for t in tasks]
+    lost = [e.lost(t, few) for t in tasks]
     named = [FIGURES.get(t, FIGURES["others"])[1] for t in tasks]
     rows.append(
         [
@@ -787,9 +784,14 @@ def _scores(e: Evidence, tasks: Sequence[str], most: int) -> str:
         ]
     )
     return (
-        f"Real pairs, MiniLM, at most {most:,} training pairs a task; test score in points, "
+        f"Real pairs, MiniLM, at most {_listed(sizes, tasks)}; test score in points, "
         "mean ± deviation (seeds).\n\n" + markdown(head, rows)
     )
+
+
+def _listed(sizes: Mapping[str, int], tasks: Sequence[str]) -> str:
+    told = [f"{sizes[t]:,} of {TITLES[t].partition(' (')[0]}" for t in tasks]
+    return f"{', '.join(told)} training pairs"
 
 
 def _synonyms(e: Evidence) -> str:
