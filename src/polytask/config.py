@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from polytask.errors import InputError, nearest
@@ -131,7 +132,10 @@ def _fields_of(cls: type, converter: Any) -> Callable[[Any, Any], Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The settings as plain data: constructor fields only, objects by their text."""
+    """The settings as plain data: constructor fields only, objects by their text.
+
+    A function is told by its name: its text is another in every process.
+    """
     out: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         if f.init:
@@ -146,6 +150,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
     return str(value)
 
 

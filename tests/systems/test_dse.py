@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -383,6 +384,57 @@ def test_any_learner_of_texts_may_teach() -> None:
     learner = made(teacher="text_encoder").fit(suite().only("overlap"))
     one = learner.teachers_["overlap"]
     assert (one.id, one.encoder, one.max_length) == ("text_encoder", TINY, 32)
+
+
+def told(name: str, column: slice | int) -> Callable[[list[str], list[str]], np.ndarray]:
+    """The fitted teacher as a function of two lists of texts."""
+
+    def function(first: list[str], second: list[str]) -> np.ndarray:
+        return teacher().predict({"a": first, "b": second}, [name])[name][..., column]
+
+    return function
+
+
+@pytest.mark.parametrize("column", [slice(None), 1])  # chances of both classes, or of the second
+def test_a_function_of_two_lists_of_texts_may_teach_and_rescore(tmp_path, column) -> None:
+    alone = suite().only("alike")
+    function = told("alike", column)
+    learner = made(teacher=function).fit(alone, out=tmp_path)
+    same = made(teacher=teacher()).fit(alone)
+    rows = alone.table("test")
+    np.testing.assert_allclose(
+        learner.predict(rows)["alike"], same.predict(rows)["alike"], atol=1e-5
+    )
+    index = same.index(CANDIDATES)
+    one, other = (same.search(QUERIES, index, 3, rescore=6, teacher=t) for t in (function, None))
+    np.testing.assert_array_equal(one.rows, other.rows)
+    again = made(teacher=function).fit(alone, out=tmp_path)  # from the logits that are kept
+    np.testing.assert_array_equal(again.predict(rows)["alike"], learner.predict(rows)["alike"])
+
+
+def test_a_function_may_teach_numbers() -> None:
+    alone = suite().only("overlap")
+    learner, same = (made(teacher=t).fit(alone) for t in (told("overlap", slice(None)), teacher()))
+    rows = alone.table("test")
+    np.testing.assert_allclose(
+        learner.predict(rows)["overlap"], same.predict(rows)["overlap"], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda a, b: np.zeros((len(a), 3)),
+            r"'alike'.*shape \(64, 3\) for 64 pairs, not \(64, 2\)",
+        ),
+        (lambda a, b: np.full(len(a), 1.5), "'alike' gave values that are no chances"),
+        (lambda a, b: np.full(len(a), np.nan), "'alike' gave values that are no chances"),
+    ],
+)
+def test_what_a_function_gives_is_looked_at(function, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        made(teacher=function).fit(suite().only("alike"))
 
 
 def test_a_teacher_of_other_tasks_is_refused_before_anything_is_fitted() -> None:

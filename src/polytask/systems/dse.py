@@ -24,7 +24,8 @@ Differs from the paper:
  (2) Scores are learned on their kind's scale (a similarity from 0 to 1, a number standardised), by
      both terms, where the paper's STS-B stands on 0 to 5.
  (3) The teacher is asked for its predictions, as any learner is, and its logits follow from them.
-     Logits of three or more classes are known but for a constant this way: their mean is 0.
+     Logits of three or more classes are known but for a constant this way: their mean is 0. So a
+     pair classifier of any library may teach.
  (4) Several tasks may share one student, with a head each; a teacher that is trained here is
      trained for each task alone, as in the paper. On a suite of one task this is the paper's.
  (5) The dot head scales u.v by 1/sqrt(d), and learns a factor and a constant.
@@ -95,6 +96,39 @@ def pair_keys(first: Sequence[str | None], second: Sequence[str | None]) -> Tens
         digest = hashlib.blake2b(json.dumps(pair).encode(), digest_size=8).digest()
         keys[row] = int.from_bytes(digest, "little", signed=True)
     return torch.from_numpy(keys)
+
+
+@dataclass(frozen=True)
+class PairFunction:
+    """A function of two lists of texts in a teacher's place: a pair classifier of any library.
+
+    Attributes:
+        function: gives values ``[N]`` in the task's unit, or probabilities ``[N, C]`` in the order
+            of the task's classes; of two classes the chance of the second ``[N]`` is enough.
+        task: with a fitted kind.
+    """
+
+    function: Callable[[list[str], list[str]], Any]
+    task: Task
+
+    def predict(self, inputs: Any, tasks: Sequence[str]) -> dict[str, NDArray]:
+        """As a learner does, for a mapping or a table with the task's two columns."""
+        columns = (inputs[name] for name in self.task.texts)
+        first, second = (c if isinstance(c, list) else c.to_pylist() for c in columns)
+        found = np.asarray(self.function(first, second), np.float64)
+        classes = getattr(self.task.kind, "classes", ())
+        if len(classes) == 2 and found.ndim == 1:
+            found = np.stack([1 - found, found], axis=1)
+        wanted = (len(first), len(classes)) if classes else (len(first),)
+        if found.shape != wanted:
+            raise InputError(
+                f"the teacher of {self.task} gave an array of shape {found.shape} for {len(first)} "
+                f"pairs, not {wanted}"
+            )
+        if not np.isfinite(found).all() or (classes and not 0 <= found.min() <= found.max() <= 1):
+            what = "chances from 0 to 1" if classes else "finite numbers"
+            raise InputError(f"the teacher of {self.task} gave values that are no {what}")
+        return {self.task.name: found}
 
 
 class Logits(NamedTuple):
@@ -249,8 +283,8 @@ class DSE(TextLearner):
 
     Attributes:
         teacher: what the student learns from: the id of a learner that is trained here first, for
-            each task alone, from the student's encoder; a model folder; a fitted learner; or a
-            mapping from tasks to these.
+            each task alone, from the student's encoder; a model folder; a fitted learner; a
+            function of two lists of texts (``PairFunction``); or a mapping from tasks to these.
         teaching: budget of a teacher that is trained here.
         distillation: c, the share of the teacher's logits in the loss; 0 needs no teacher.
         layers, top: the ``top`` last layers side by side, or their mean.
@@ -356,7 +390,8 @@ class DSE(TextLearner):
             logits = teacher_logits(teacher, suite, task)
             self.teachers_[task.name], self.logits_[task.name] = teacher, logits
             if kept:
-                teacher.save_pretrained(kept / "model")
+                if not isinstance(teacher, PairFunction):
+                    teacher.save_pretrained(kept / "model")
                 write_folder(
                     kept / "logits",
                     data={"logits": {"task": task.name, "run": run}},
@@ -367,7 +402,7 @@ class DSE(TextLearner):
         """A fitted learner that answers the task."""
         given = self._given(task)
         if not isinstance(given, str):
-            return given
+            return _as_teacher(given, self.processor_.task(task))
         if Path(given).is_dir():
             return load(given)
         system = load_system(given)
@@ -380,7 +415,7 @@ class DSE(TextLearner):
         )
 
     def _given(self, task: str) -> Any:
-        """What ``teacher`` says of a task: a fitted learner, a folder, or the id of a learner."""
+        """What ``teacher`` says of a task: a learner, a function, a folder, a learner's id."""
         given = self.teacher
         if isinstance(given, Mapping):
             if task not in given:
@@ -392,10 +427,10 @@ class DSE(TextLearner):
                     f"teacher {given!r} is neither a model folder nor a learner"
                     f"{nearest(given, catalogue())}"
                 )
-        elif not hasattr(given, "processor_"):
-            raise InputError(f"the teacher of task {task!r} is not fitted yet; call fit(suite)")
-        else:
+        elif hasattr(given, "processor_"):
             given.processor_.task(task)
+        elif not callable(given):
+            raise InputError(f"the teacher of task {task!r} is not fitted yet; call fit(suite)")
         return given
 
     def views(self, data: Batch) -> Rows:
@@ -552,6 +587,7 @@ class DSE(TextLearner):
                 f"nobody can rescore task {task!r}: a loaded model has no teacher, so say teacher="
             )
         judge = load(judge) if isinstance(judge, str | Path) else judge
+        judge = _as_teacher(judge, self.processor_.task(task))
         _check_alike(judge, self.processor_.task(task))
         return judge
 
@@ -569,8 +605,15 @@ def teacher_logits(teacher: Any, suite: Suite, task: Task) -> Logits:
     return Logits.of(pair_keys(first, second), as_logits(task.kind, decoded))
 
 
+def _as_teacher(given: Any, task: Task) -> Any:
+    """A learner as it is, a function as a ``PairFunction``."""
+    return PairFunction(given, task) if callable(given) else given
+
+
 def _check_alike(teacher: Any, task: Task) -> None:
     """Refuse a teacher of other classes, or of another kind of answer."""
+    if isinstance(teacher, PairFunction):
+        return  # it is known by what it gives
     theirs, ours = teacher.processor_.task(task.name).kind, task.kind
     classes = [getattr(kind, "classes", ()) for kind in (theirs, ours)]
     if theirs.name != ours.name or classes[0] != classes[1]:
