@@ -358,6 +358,31 @@ def test_what_cannot_be_exported_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("system", "settings", "why"),
+    [
+        ("mqan", {"width": 8, "layers": 0}, "it writes its answers word by word"),
+        (
+            "topic_seg",
+            {"encoder": "bert(width=8, depth=1, heads=1)", "layer": "bilstm"},
+            "its BiLSTM reads each text",
+        ),
+    ],
+)
+def test_networks_of_no_fixed_graph_say_so(
+    system: str, settings: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    table = {
+        "mqan": {"text": ["warm tea", "cold tea"] * 10, "label": ["yes", "no"] * 10},
+        "topic_seg": {"sentences": [["warm tea", "cold ice"]] * 20, "label": [[0, 1]] * 20},
+    }[system]
+    text, kind = next(iter(table)), "boundaries" if system == "topic_seg" else "classification"
+    suite = Suite.from_table(table, {"label": kind}, inputs={text: "text"})
+    learner = load_system(system)(training=BUDGET, **settings).fit(suite)
+    with pytest.raises(InputError, match=f"^{system} cannot be exported to ONNX: {why}"):
+        export(learner, tmp_path / "x")
+
+
 def test_what_a_session_is_asked_wrongly_is_refused(written: Path, suite: Suite) -> None:
     session = Session(written)
     with pytest.raises(InputError, match=r"task 'reul' is not one .*mean 'relu'"):

@@ -78,6 +78,8 @@ def export(
     if type(learner).read is not NeuralLearner.read:
         raise InputError(f"{learner.id} cannot be exported to ONNX: it rewrites rows beforehand")
     names = learner._names(tasks)
+    if learner.module_.no_graph:
+        raise InputError(f"{learner.id} cannot be exported to ONNX: {learner.module_.no_graph}")
     if not names:
         raise InputError("tasks is empty; name at least one task to export")
     processor = replace(learner.processor_, tasks=tuple(map(learner.processor_.task, names)))

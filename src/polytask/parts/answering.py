@@ -63,6 +63,7 @@ class AnsweringModule(MultiTaskModule):
     """
 
     decoder: PointerDecoder
+    no_graph = "it writes its answers word by word"
 
     def __init__(
         self,

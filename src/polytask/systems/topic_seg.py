@@ -131,6 +131,8 @@ class TopicNet(MultiTaskModule):
         self.encoder = encoder
         width = encoder.width
         self.layer = SentenceLayer(config.layer, width, config.dropout)
+        if config.layer == "bilstm":
+            self.no_graph = "its BiLSTM reads each text to its own end"
         self.pooling = config.pooling
         self.dropout = nn.Dropout(config.dropout)
         features = (4 if config.product else 3) * width

@@ -26,9 +26,12 @@ class MultiTaskModule(nn.Module):
             sees the weighted losses. A loss that is not named weighs 1.
         has_feature: True if every head reads one shared tensor and nothing else, so that gradients
             may be compared at that tensor (``needs = "features"``).
+        no_graph: why the outputs are no fixed graph of operators, and cannot be exported; empty
+            where nothing is known against it.
     """
 
     has_feature = False
+    no_graph = ""
     heads: nn.ModuleDict
 
     def __init__(self, tasks: Sequence[Task]) -> None:
