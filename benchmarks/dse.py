@@ -322,8 +322,8 @@ TITLES = {
     "titles": "ESCO (same occupation)",
     "trecqa": "TREC QA (answer or not)",
 }
-PAIRS = {"msrp": 3600, "titles": 3600, "stsb": 1800}  # training pairs at most: all of MSRP
-SCARCE = dict.fromkeys(("stsb", "msrp", "trecqa"), FEW)
+PAIRS = {"msrp": 3600, "titles": 3600, "stsb": FEW}  # training pairs at most: all that MSRP has
+SCARCE = dict.fromkeys(("msrp", "trecqa"), FEW)
 FIGURES = {  # what is shown, and what the loss of the student is reckoned in
     "stsb": ("spearman", "pearson"),
     "trecqa": ("auroc", "auroc"),  # four of five answers are wrong: accuracy says nothing
