@@ -1,24 +1,22 @@
 """Augmentation: random views of training rows, the same for a picture and all of its maps.
 
-Randomness follows from seed, epoch and row alone: a run that resumes sees the same views, however
-a batch is divided. Row ``r + j * N`` of ``N`` rows is the j-th view of row r, so that a mixture may
-draw several views of one picture at once.
+Row ``r + j * N`` of ``N`` rows is the j-th view of row r, so that a mixture may draw several views
+of one picture at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from polytask.config import parse_call
-from polytask.data.batch import Batch
+from polytask.data.batch import Batch, Views
 from polytask.errors import InputError
 from polytask.tasks import Task
 from polytask.tasks.dense import DenseKind, Segmentation
@@ -159,7 +157,7 @@ def as_augmentation(value: Any) -> Augmentation | None:
 
 
 @dataclass(frozen=True)
-class Augmented:
+class Augmented(Views):
     """Encoded rows that are seen in random views.
 
     Attributes:
@@ -167,29 +165,9 @@ class Augmented:
         tasks: all tasks of the rows.
     """
 
-    data: Batch
     augmentation: Augmentation
     pictures: tuple[str, ...]
     tasks: tuple[Task, ...]
-    seed: int = 0
-    epoch: int = 0
-
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        return self.data.masks
-
-    @property
-    def lengths(self) -> NDArray[np.int64] | None:
-        return self.data.lengths
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def turn(self, seed: int, epoch: int) -> Augmented:
-        return replace(self, seed=seed, epoch=epoch)
-
-    def only(self, tasks: Iterable[str]) -> Augmented:
-        return replace(self, data=self.data.only(tasks))
 
     def __getitem__(self, rows: Tensor) -> Batch:
         batch = self.data[rows % len(self.data)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -136,6 +136,39 @@ class Batch:
             {k: change(v) for k, v in self.targets.items()},
             {k: change(v) for k, v in self.masks.items()},
         )
+
+
+@dataclass(frozen=True)
+class Views:
+    """Encoded rows that every epoch sees anew; a subclass says how in ``__getitem__``.
+
+    What it draws follows from seed, epoch and row alone: a run that resumes sees the same, however
+    rows are dealt to processes.
+    """
+
+    data: Batch
+    seed: int = field(default=0, kw_only=True)
+    epoch: int = field(default=0, kw_only=True)
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        return self.data.masks
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        return self.data.lengths
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        raise NotImplementedError
+
+    def only(self, tasks: Iterable[str]) -> Self:
+        return replace(self, data=self.data.only(tasks))
+
+    def turn(self, seed: int, epoch: int) -> Self:
+        return replace(self, seed=seed, epoch=epoch)
 
 
 _AT_REST = (Lazy, Texts, Ragged)

@@ -56,6 +56,7 @@ from torch.nn import functional as F
 
 from polytask.config import parse_call
 from polytask.data import Batch, Processor, Rows, Suite, as_mixture
+from polytask.data.batch import Views
 from polytask.data.mixtures import Datasets, TaskBatches
 from polytask.errors import InputError
 from polytask.parts.contrast import gather, in_batch, multi_positive
@@ -342,27 +343,10 @@ def chosen(
 
 
 @dataclass(frozen=True)
-class Shuffled:
-    """Rows whose candidates are drawn in another order in every epoch.
+class Shuffled(Views):
+    """Rows whose candidates, in some columns, are drawn in another order in every epoch."""
 
-    The order of a row follows from seed, epoch and row alone, however rows are dealt to processes.
-    """
-
-    data: Batch
     columns: tuple[str, ...]
-    seed: int = 0
-    epoch: int = 0
-
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        return self.data.masks
-
-    @property
-    def lengths(self) -> NDArray[np.int64] | None:
-        return self.data.lengths
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def __getitem__(self, rows: Tensor) -> Batch:
         batch = self.data[rows]
@@ -371,12 +355,6 @@ class Shuffled:
         for i, row in enumerate(rows.tolist()):
             drawn[i] = np.random.default_rng((self.seed, self.epoch, row)).random(count)
         return replace(batch, inputs={**batch.inputs, ORDER: torch.from_numpy(drawn)})
-
-    def only(self, tasks: Iterable[str]) -> Shuffled:
-        return replace(self, data=self.data.only(tasks))
-
-    def turn(self, seed: int, epoch: int) -> Shuffled:
-        return replace(self, seed=seed, epoch=epoch)
 
 
 class CoDiEmbNet(EmbeddingNet):
