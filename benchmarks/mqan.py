@@ -473,10 +473,10 @@ REASONS = {  # by system and words of the claim
         "encoder that has read a billion pairs of texts",
     },
     "mqan_encoder": {
-        "beats logistic regression": "75 updates a task: the decoder, which starts from nothing, has "
-        "to learn to write the classes' words, and of sentiment it learns little in two seeds",
-        "keep up with a head": "75 updates a task: heads start as probes of the encoder, the decoder "
-        "from nothing; spans, which both have to learn, are level",
+        "beats logistic regression": "75 updates a task: the decoder, which starts from nothing, "
+        "has to learn to write the classes' words; of sentiment it learns little in two seeds",
+        "keep up with a head": "75 updates a task: heads start as probes of the encoder, the "
+        "decoder from nothing; spans, which both have to learn, are level",
     },
 }
 
