@@ -349,6 +349,21 @@ def claims() -> list[Claim]:
                 sorted(told),
                 "worst task: " + worst(record, method),
             )
+    ours = gains(record, "joint")
+    for rival, name in (
+        ("sentence_transformer", "the trainer of sentence-transformers"),
+        ("linear_probe", "linear probes of the frozen encoder"),
+    ):
+        theirs = gains(record, rival)
+        if len(ours) >= len(SEEDS) and theirs:
+            claim(
+                f"One encoder for all tasks is ahead of {name}, mean over tasks",
+                f"{spread(ours.values(), 1)} % against {spread(theirs.values(), 1)} %",
+                "gain of one encoder > gain of the rival",
+                statistics.mean(ours.values()) > statistics.mean(theirs.values()),
+                sorted(ours),
+                "",
+            )
     for cell in record.select(part="costs"):
         result = cell["result"]
         smaller = result["bytes"]["separate"] / result["bytes"]["joint"]
