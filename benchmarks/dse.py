@@ -542,8 +542,9 @@ def run() -> Record:
 REASONS = {  # by words of the claim
     "10 times as fast": "the toy teacher costs hardly more than the paper's head of 512 units",
     "the teacher is ahead": "MiniLM was trained to compare vectors of single texts, on a billion "
-    "pairs; to read two texts as one is what the teacher has to learn, from 1,200 pairs",
-    "distillation helps": "the teacher is behind a student that learns from the labels alone",
+    "pairs; to read two texts as one is what the teacher has to learn, from these pairs alone",
+    "distillation helps": "the teacher is no better than a student that learns from the labels "
+    "alone, so that it has nothing to add",
     "fine-tuning beats": "within the spread over seeds: MiniLM's vectors were made for this",
 }
 
