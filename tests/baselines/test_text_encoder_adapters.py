@@ -84,7 +84,7 @@ def test_what_is_loaded_answers_as_what_was_saved(suite: Suite, tmp_path: Path) 
 
 def test_there_is_nothing_to_balance(suite: Suite) -> None:
     with pytest.raises(InputError, match="shares no parameters to balance over"):
-        learner(balancer="upgrad").fit(suite)
+        learner(balancer="upgrad", mixture="joint").fit(suite)
 
 
 def test_a_misspelt_adapter_is_refused_before_work(suite: Suite) -> None:
