@@ -546,8 +546,8 @@ REASONS = {  # by words of the claim
     "distillation helps": "the teacher is no better than a student that learns from the labels "
     "alone, so that it has nothing to add",
     "a teacher of all pairs helps": "the student's pairs are among those that the teacher learned: "
-    "it is right on 96 % of them and 80 % of test pairs (seed 0), so that its logits are the labels "
-    "over again; let a teacher judge pairs that it has not seen",
+    "it is right on 96 % of them, on 80 % of test pairs (seed 0), so that its logits are the "
+    "labels over again; let a teacher judge pairs that it has not seen",
     "beats sentence-transformers": "level: within the spread over seeds",
     "fine-tuning beats": "within the spread over seeds: MiniLM's vectors were made for this",
 }
