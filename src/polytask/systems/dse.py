@@ -284,7 +284,9 @@ class DSE(TextLearner):
     Attributes:
         teacher: what the student learns from: the id of a learner that is trained here first, for
             each task alone, from the student's encoder; a model folder; a fitted learner; a
-            function of two lists of texts (``PairFunction``); or a mapping from tasks to these.
+            function of two lists of texts (``PairFunction``); or a mapping from tasks to these. A
+            run that is taken up again knows a function by its name, and a learner by its settings:
+            give another teacher another ``out``.
         teaching: budget of a teacher that is trained here.
         distillation: c, the share of the teacher's logits in the loss; 0 needs no teacher.
         layers, top: the ``top`` last layers side by side, or their mean.
